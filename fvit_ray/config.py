@@ -1,0 +1,358 @@
+"""What to evaluate: one frozen tree, loaded from YAML, every leaf overridable on the command line.
+
+Nothing heavy is imported here: an impossible configuration is refused within a second, before any
+model is built or any cluster starts, in one line that names the field and the remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from fvit_ray import registry
+
+SAMPLE = "sample"
+SAMPLE_MODELS = ("sample_vit", "sample_deit", "sample_swin")
+DEFAULT_CONFIG = "sample"
+
+Schedule = Literal[
+    "paper", "paper_no_post_noise", "paper_unclipped", "carlini", "chain", "diffpure"
+]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message is one line with the field and the remedy."""
+
+
+def _number(value: Any) -> Any:
+    """Accept 8/255 beside 0.03137."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*/\s*[\d.]+\s*", value):
+        top, bottom = value.split("/")
+        return float(Fraction(top.strip()) / Fraction(bottom.strip()))
+    return value
+
+
+def _listed(value: Any) -> Any:
+    """Accept one value where a list is meant."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Radii = Annotated[tuple[Number, ...], BeforeValidator(_listed)]
+Aggregations = Annotated[tuple[Literal["mean", "vote"], ...], BeforeValidator(_listed)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Attack(Frozen):
+    """L-inf attack on the undefended classifier, transferred to the defended one."""
+
+    name: str = Field("pgd", description="attack")
+    eps: Radii = Field((0.0, 4 / 255, 8 / 255), description="radii in pixel units, [0, 1]")
+    steps: int = Field(10, ge=1, description="gradient steps")
+    step_size: Number | None = Field(None, description="pixel units; eps/5 if not given")
+    random_start: bool = Field(True, description="start uniformly inside the ball")
+    label: Literal["truth", "prediction"] = Field("truth", description="label moved away from")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        registry.location("attack", name)
+        return name
+
+    @field_validator("eps")
+    @classmethod
+    def _pixel_units(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
+        for radius in eps:
+            if not 0 <= radius < 1:
+                raise ValueError(
+                    f"{radius:g} is not a radius in pixel units [0, 1); write {radius:g}/255?"
+                )
+        if not eps or len(set(eps)) != len(eps):
+            raise ValueError("name at least one radius, each once; 0 means not attacked")
+        return eps
+
+    @field_validator("step_size")
+    @classmethod
+    def _positive(cls, size: float | None) -> float | None:
+        if size is not None and not 0 < size <= 1:
+            raise ValueError(f"{size:g} is not in pixel units (0, 1]; leave it out for eps/5")
+        return size
+
+
+class Defence(Frozen):
+    """What stands before the classifier: nothing (`denoiser: none`), or DDS with m trials."""
+
+    denoiser: str = Field("none", description="none, a registered denoiser, or module:function")
+    weights: str | None = Field(None, description="folder, file or hub id of the denoiser")
+    schedule: Schedule = Field("carlini", description="how sigma becomes a step t")
+    sigma: Number | None = Field(
+        0.25, description="noise level; pixel std for carlini and diffpure, Hu's delta otherwise"
+    )
+    trials: int = Field(10, ge=1, description="m, noisy copies per image")
+    aggregation: Aggregations = Field(("mean",), description="mean of probabilities, vote")
+    map_aggregation: Literal["mean", "max", "drop_lowest_max"] = Field(
+        "mean", description="how the trials' maps become one"
+    )
+    denoise: bool = Field(True, description="Algorithm 1's flag: run the denoiser")
+    smooth: bool = Field(True, description="Algorithm 1's flag: add noise")
+    noise_space: Literal["latent", "pixel"] = Field("latent", description="of latent denoisers")
+    common_noise: bool = Field(False, description="same noise on clean and attacked copies")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"denoiser": value} if isinstance(value, str) else value
+
+    @field_validator("denoiser")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name != "none":
+            registry.location("denoiser", name)
+        return name
+
+    @field_validator("aggregation")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one of mean, vote, each once")
+        return value
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.denoiser == "none":
+            return self
+        if self.sigma is None:
+            if self.schedule != "diffpure":
+                raise ValueError("sigma: needed by every schedule but diffpure")
+        elif self.sigma <= 0:
+            raise ValueError(f"sigma: {self.sigma:g} must be positive; `smooth: false` adds none")
+        elif self.schedule in ("carlini", "diffpure"):
+            if self.sigma > 1:
+                raise ValueError(
+                    f"sigma: {self.sigma:g} is a std in pixels [0, 1]; write {self.sigma:g}/255?"
+                )
+        elif (last := 36.4 / 255) < self.sigma:
+            raise ValueError(
+                f"sigma: {self.sigma:g} is past 36.4/255 = {last:.3f}, where schedule "
+                f"{self.schedule!r} saturates (t* = N); lower it or use carlini"
+            )
+        if not self.smooth and self.trials > 1 and self.schedule not in ("chain", "diffpure"):
+            raise ValueError("trials: without smooth every trial is the same; set trials to 1")
+        return self
+
+
+class Compute(Frozen):
+    """Where and how; micro_batch and dtype are part of a result's identity, the rest is not."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field(
+        "float32", description="of the classifier's and denoiser's arithmetic"
+    )
+    micro_batch: int = Field(25, ge=1, description="images per compute block; calls are padded")
+    denoise_batch: int = Field(50, ge=1, description="trials per call of denoiser and classifier")
+    chunk: int = Field(25, ge=1, description="samples per commit; a multiple of micro_batch")
+    actors: int | None = Field(None, ge=1, description="default: one per GPU, or per CPU")
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if self.chunk % self.micro_batch:
+            raise ValueError(
+                f"chunk: {self.chunk} must be a multiple of micro_batch ({self.micro_batch}), "
+                "so that a sample's place in its block does not depend on the chunk"
+            )
+        return self
+
+
+class Config(Frozen):
+    """The whole of a run."""
+
+    name: str = Field("run", description="title of the report")
+    data: str = Field(SAMPLE, description="sample, or shards as path-or-url-{000000..000049}.tar")
+    preprocess: Literal["model", "paper", "stretch", "center_crop"] = Field(
+        "model", description="how an image becomes the classifier's input"
+    )
+    limit: int | None = Field(None, ge=1, description="first N samples; none for all")
+    models: Names = Field(SAMPLE_MODELS, description="timm names, hf-hub:, local-dir:, m:function")
+    random_weights: bool = Field(False, description="for timing and shapes; every output says so")
+    attack: Attack = Field(default_factory=Attack)
+    defences: Annotated[tuple[Defence, ...], BeforeValidator(_listed)] = Field(
+        (Defence(),), description="what stands before the classifier"
+    )
+    explainers: Names = Field((), description="explanation methods")
+    target: int | Literal["predicted", "label", "per_trial"] = Field(
+        "predicted", description="the explained class; an index is a class"
+    )
+    maps: bool = Field(True, description="write the explanation maps")
+    examples: int = Field(8, ge=0, description="samples whose images are kept for the report")
+    seed: int = Field(0, ge=0, description="of every noise")
+    compute: Compute = Field(default_factory=Compute)
+
+    @field_validator("models", "explainers")
+    @classmethod
+    def _unique(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{sorted(twice)[0]!r} is named twice")
+        return names
+
+    @field_validator("explainers")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            registry.location("explainer", name)
+        return names
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.models:
+            raise ValueError("models: name at least one classifier")
+        if len({d.model_dump_json() for d in self.defences}) != len(self.defences):
+            raise ValueError("defences: the same defence is named twice")
+        if not self.defences:
+            raise ValueError("defences: name at least one; `none` is the undefended classifier")
+        if self.data != SAMPLE and set(self.models) <= set(SAMPLE_MODELS):
+            raise ValueError(
+                f"models: {self.models[0]!r} knows the sample's ten garments only; "
+                "name classifiers that fit --data"
+            )
+        for defence in self.defences:
+            if defence.denoiser.startswith("sample_") and not set(self.models) <= set(
+                SAMPLE_MODELS
+            ):
+                raise ValueError(
+                    f"defences: {defence.denoiser!r} was trained on the sample's 32-pixel garments "
+                    "and does not fit other data; name another denoiser, or `none`"
+                )
+        if isinstance(self.target, int) and self.target < 0:
+            raise ValueError(f"target: {self.target} is not a class index")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """All that a result depends on; how many actors and where to is left out."""
+        tree = self.model_dump(mode="json")
+        for key in ("actors", "chunk"):
+            tree["compute"].pop(key)
+        tree.pop("name")
+        return tree
+
+    def fingerprint(self) -> str:
+        """16 hex digits; equal for configurations whose rows must be equal."""
+        text = json.dumps(self.canonical(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    """The leaves in which two configuration trees differ, as "a.b: old -> new"."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += difference(before, after, f"{path}{key}.")
+        elif before != after:
+            lines.append(f"{path}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+    return lines
+
+
+def read_yaml(name: str) -> dict[str, Any]:
+    """A YAML file, or one of the package's own configurations by its bare name."""
+    path = Path(name)
+    if not path.suffix:
+        path = Path(str(resources.files("fvit_ray") / "configs" / f"{name}.yaml"))
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {name}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {name}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {name}: must be a mapping of fields")
+    return tree
+
+
+def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one leaf of a plain tree; list entries are named by their index."""
+    *parents, leaf = dotted.split(".")
+    node: Any = tree
+    for at, name in enumerate(parents):
+        if isinstance(node, list):
+            if not name.isdigit() or int(name) >= len(node):
+                here = ".".join(parents[:at])
+                raise ConfigError(f"{dotted}: {here} has {len(node)} entries, counted from 0")
+            if isinstance(node[int(name)], str):
+                node[int(name)] = {"denoiser": node[int(name)]}
+            node = node[int(name)]
+        else:
+            if not isinstance(node.setdefault(name, {}), dict | list):
+                raise ConfigError(f"{dotted}: {name} is a value, not a group of fields")
+            node = node[name]
+    if isinstance(node, list):
+        raise ConfigError(f"{dotted}: name a field of the entry, e.g. {dotted}.sigma")
+    node[leaf] = value
+
+
+def build(tree: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Config:
+    """Validate a plain tree with overrides; raises `ConfigError`, one line."""
+    tree = json.loads(json.dumps(tree))
+    named = {dotted.split(".")[0] for dotted, _ in overrides}
+    for dotted, value in overrides:
+        override(tree, dotted, value)
+    if "data" in named and tree["data"] != SAMPLE:
+        # the sample's models, defences and limit say nothing about other data
+        tree |= {key: value for key, value in (("defences", ["none"]),) if key not in named}
+        if "explainers" not in named and "explainers" in tree and "models" in named:
+            tree["explainers"] = []
+        if "limit" not in named:
+            tree["limit"] = None
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    import difflib
+
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        leaf = str(first["loc"][-1])
+        near = difflib.get_close_matches(leaf, {path.split(".")[-1] for path in leaves()}, n=1)
+        message = "no such field" + (f"; did you mean {near[0]!r}?" if near else "; see --help")
+    elif first["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{where}: {message}" if where else message
+
+
+def leaves(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str]:
+    """Dotted path of every leaf -> its description; list entries as `N`."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        inner = {"attack": Attack, "compute": Compute}.get(name) if model is Config else None
+        if inner is not None:
+            found |= leaves(inner, f"{prefix}{name}.")
+            continue
+        found[prefix + name] = field.description or ""
+        if model is Config and name == "defences":
+            found |= leaves(Defence, "defences.N.")
+    return found

@@ -1,0 +1,56 @@
+"""Names that a configuration may use, and where each is found; nothing is imported before use."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+REGISTRY: dict[str, dict[str, str]] = {
+    "attack": {
+        "pgd": "fvit_ray.attacks.pgd:attack",
+    },
+    "denoiser": {
+        "identity": "fvit_ray.denoisers.identity:build",
+        "ddpm": "fvit_ray.denoisers.ddpm:build",
+        "ldm": "fvit_ray.denoisers.ldm:build",
+        "sample_ddpm": "fvit_ray.denoisers.ddpm:build_sample",
+        "sample_ldm": "fvit_ray.denoisers.ldm:build_sample",
+    },
+    "explainer": {
+        "raw_attention": "fvit_ray.explainers.raw_attention:EXPLAINER",
+        "rollout": "fvit_ray.explainers.rollout:EXPLAINER",
+    },
+}
+
+
+class UnknownName(ValueError):
+    """A configured name that nothing is registered under; the message suggests a near one."""
+
+
+def location(kind: str, name: str) -> str:
+    """`name` -> "module:attribute"; a user's own "package.module:function" is taken as it is."""
+    known = REGISTRY[kind]
+    if name in known:
+        return known[name]
+    module, colon, attribute = name.partition(":")
+    if colon and module.replace(".", "").replace("_", "").isalnum() and attribute.isidentifier():
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    choices = ", ".join(sorted(known))
+    raise UnknownName(
+        f"unknown {kind} {name!r}; {hint}known: {choices}; or your own as package.module:function"
+    )
+
+
+def load(kind: str, name: str) -> Any:
+    """Import and return what `name` stands for; raises `UnknownName` with the remedy."""
+    where = location(kind, name)
+    module, _, attribute = where.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if where == REGISTRY[kind].get(name):
+            raise  # ours, so a bug
+        raise UnknownName(f"{kind} {name!r}: cannot be imported ({error})") from error

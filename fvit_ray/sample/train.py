@@ -1,0 +1,359 @@
+"""Recipes of the embedded sample's models: three classifiers, a pixel DDPM and a latent diffusion.
+
+Everything is trained on clean composited *training* garments with flips and shifts only, never on
+attacks; 1,000 training images are held out, on which sigma, trials and schedule are chosen.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+
+from fvit_ray.sample.compose import CLASS_NAMES, SIZE, compose, read_idx
+
+HELD_OUT_PER_CLASS = 100
+BATCH = 128
+SHIFT = 2  # pixels
+LATENT_CHANNELS = 4
+CONTEXT_WIDTH = 32
+
+TIMM_ARGS: dict[str, tuple[str, dict[str, object]]] = {
+    "vit": (
+        "vit_tiny_patch16_224",
+        dict(img_size=SIZE, patch_size=4, embed_dim=96, depth=6, num_heads=4),
+    ),
+    "deit": (
+        "deit_tiny_distilled_patch16_224",
+        dict(img_size=SIZE, patch_size=4, embed_dim=96, depth=6, num_heads=4),
+    ),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        dict(
+            img_size=SIZE,
+            patch_size=2,
+            window_size=4,
+            embed_dim=40,
+            depths=(2, 2, 2),
+            num_heads=(2, 4, 8),
+        ),
+    ),
+}
+EPOCHS = {"teacher": 3, "vit": 7, "deit": 7, "swin": 7, "ddpm": 5, "vae": 3, "ldm": 4}
+SEEDS = {"teacher": 11, "vit": 12, "deit": 13, "swin": 14, "ddpm": 15, "vae": 16, "ldm": 17}
+
+Log = Callable[[str], None]
+
+
+@dataclass
+class Garments:
+    """Grey garments (n, 28, 28) uint8 and labels (n,) of one split."""
+
+    grey: Tensor
+    label: Tensor
+
+
+def load_split(idx: Path, stem: str) -> Garments:
+    """The split `train` or `t10k` from the folder of the four original IDX files."""
+    found = {}
+    for part in ("images-idx3", "labels-idx1"):
+        name = f"{stem}-{part}-ubyte"
+        for path in (idx / f"{name}.gz", idx / name):
+            if path.exists():
+                found[part] = read_idx(path)
+                break
+        else:
+            raise FileNotFoundError(
+                f"{idx / name}[.gz]: not found; --idx must name the folder of the four IDX files "
+                "(github.com/zalandoresearch/fashion-mnist)"
+            )
+    return Garments(found["images-idx3"], found["labels-idx1"].long())
+
+
+def hold_out(train: Garments) -> tuple[Garments, Garments]:
+    """Split off the last 100 training images of every class; -> (training, held out)."""
+    held = torch.zeros(len(train.label), dtype=torch.bool)
+    for index in range(len(CLASS_NAMES)):
+        held[torch.nonzero(train.label == index).flatten()[-HELD_OUT_PER_CLASS:]] = True
+    return (
+        Garments(train.grey[~held], train.label[~held]),
+        Garments(train.grey[held], train.label[held]),
+    )
+
+
+def batches(data: Garments, epochs: float, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled, flipped, shifted and freshly composited batches (B, 3, 32, 32), (B,)."""
+    steps = max(1, round(epochs * len(data.label) / BATCH))
+    order = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        if len(order) < BATCH:
+            order = torch.cat([order, torch.randperm(len(data.label), generator=generator)])
+        index, order = order[:BATCH], order[BATCH:]
+        grey = F.pad(data.grey[index], (2, 2, 2, 2))
+        flip = torch.rand(BATCH, generator=generator) < 0.5
+        grey[flip] = grey[flip].flip(-1)
+        dy, dx = torch.randint(-SHIFT, SHIFT + 1, (2, BATCH), generator=generator).tolist()
+        grey = torch.stack([g.roll((y, x), (0, 1)) for g, y, x in zip(grey, dy, dx, strict=True)])
+        yield compose(grey, generator)[0], data.label[index]
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    loss_of: Callable[[Tensor, Tensor, Generator], Tensor],
+    data: Garments,
+    epochs: float,
+    log: Log,
+    *,
+    lr: float,
+    weight_decay: float = 0.05,
+    bf16: bool = True,
+) -> nn.Module:
+    """AdamW, linear warm-up then cosine, gradient norm clipped at 1; returns the weights' EMA."""
+    generator = Generator().manual_seed(SEEDS[name])
+    steps = max(1, round(epochs * len(data.label) / BATCH))
+    warmup = max(1, min(200, steps // 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda s: (
+            min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * max(0, s - warmup) / steps)))
+        ),
+    )
+    average = copy.deepcopy(model).eval()
+    started, smooth = time.monotonic(), float("nan")
+    model.train()
+    for step, (image, label) in enumerate(batches(data, epochs, generator)):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = loss_of(image, label, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(0.998, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, now in zip(average.parameters(), model.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+            for mean, now in zip(average.buffers(), model.buffers(), strict=True):
+                mean.copy_(now)
+        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            elapsed = time.monotonic() - started
+            left = elapsed / (step + 1) * (steps - step - 1)
+            log(f"{name}: step {step + 1}/{steps}  loss {smooth:.4f}  {left:.0f} s left")
+    return average.requires_grad_(False)
+
+
+def build_classifier(name: str) -> nn.Module:
+    import timm
+
+    architecture, args = TIMM_ARGS[name]
+    model: nn.Module = timm.create_model(architecture, num_classes=len(CLASS_NAMES), **args)
+    return model
+
+
+def normalise(image: Tensor) -> Tensor:
+    return image * 2 - 1
+
+
+def accuracy(model: nn.Module, data: Garments, seed: int = 99) -> float:
+    """Top-1 accuracy on freshly composited garments."""
+    generator, right = Generator().manual_seed(seed), 0
+    with torch.inference_mode():
+        for grey, label in zip(data.grey.split(500), data.label.split(500), strict=True):
+            image = compose(grey, generator)[0]
+            right += int((model.eval()(normalise(image)).argmax(1) == label).sum())
+    return right / len(data.label)
+
+
+class Teacher(nn.Module):
+    """The small convolutional teacher of the distilled DeiT; not shipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out in ((3, 32), (32, 64), (64, 128), (128, 128)):
+            conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+            layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, len(CLASS_NAMES)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return out
+
+
+def train_teacher(data: Garments, scale: float, log: Log) -> nn.Module:
+    torch.manual_seed(SEEDS["teacher"])
+    model = Teacher()
+    return fit(
+        "teacher",
+        model,
+        lambda x, y, g: F.cross_entropy(model(normalise(x)).float(), y),
+        data,
+        EPOCHS["teacher"] * scale,
+        log,
+        lr=2e-3,
+    ).eval()
+
+
+def train_classifier(name: str, data: Garments, scale: float, log: Log) -> nn.Module:
+    teacher = train_teacher(data, scale, log) if name == "deit" else None
+    torch.manual_seed(SEEDS[name])
+    model = build_classifier(name)
+    if teacher is not None:
+        model.set_distilled_training(True)  # type: ignore[operator]
+
+    def loss_of(x: Tensor, y: Tensor, _: Generator) -> Tensor:
+        out = model(normalise(x))
+        if teacher is None:
+            return F.cross_entropy(out.float(), y)
+        with torch.no_grad():
+            taught = teacher(normalise(x)).argmax(1)  # hard distillation (Touvron et al. 2021)
+        cls, dist = (o.float() for o in out)
+        return (F.cross_entropy(cls, y) + F.cross_entropy(dist, taught)) / 2
+
+    trained = fit(
+        name, model, loss_of, data, EPOCHS[name] * scale, log, lr=1.5e-3, bf16=name == "swin"
+    )
+    if teacher is not None:
+        trained.set_distilled_training(False)  # type: ignore[operator]
+    return trained
+
+
+def noised(x: Tensor, abar: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw t (denser at small t), noise x; -> (x_t, noise, t)."""
+    u = torch.rand(len(x), generator=generator)
+    t = (u**1.5 * len(abar)).long()
+    noise = torch.randn(x.shape, generator=generator)
+    a = abar[t].view(-1, 1, 1, 1)
+    return a.sqrt() * x + (1 - a).sqrt() * noise, noise, t
+
+
+def train_ddpm(data: Garments, scale: float, log: Log) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(SEEDS["ddpm"])
+    model = UNet2DModel(
+        sample_size=SIZE,
+        block_out_channels=(24, 64, 96),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=32,
+        norm_num_groups=8,
+    )
+    abar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).float()
+
+    def loss_of(x: Tensor, _: Tensor, g: Generator) -> Tensor:
+        x_t, noise, t = noised(x * 2 - 1, abar, g)
+        return F.mse_loss(model(x_t, t).sample.float(), noise)
+
+    return fit("ddpm", model, loss_of, data, EPOCHS["ddpm"] * scale, log, lr=1e-3, weight_decay=0)
+
+
+def train_vae(data: Garments, scale: float, log: Log) -> nn.Module:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(SEEDS["vae"])
+    model = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(24, 48),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+    )
+
+    def loss_of(x: Tensor, _: Tensor, g: Generator) -> Tensor:
+        x = x * 2 - 1
+        posterior = model.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=g)
+        decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()
+        return F.mse_loss(decoded, x) + 1e-4 * posterior.kl().mean() / (3 * SIZE * SIZE)
+
+    trained = fit(
+        "vae", model, loss_of, data, EPOCHS["vae"] * scale, log, lr=2e-3, weight_decay=0
+    )
+    with torch.no_grad():
+        image = compose(data.grey[:1000], Generator().manual_seed(0))[0]
+        spread = trained.encode(image * 2 - 1).latent_dist.mean.std()  # type: ignore[operator]
+    trained.register_to_config(scaling_factor=round(1 / float(spread), 5))  # type: ignore[operator]
+    return trained
+
+
+def train_ldm(vae: nn.Module, data: Garments, scale: float, log: Log) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(SEEDS["ldm"])
+    model = UNet2DConditionModel(
+        sample_size=SIZE // 2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(48, 80),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        cross_attention_dim=CONTEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    # CompVis's latent schedule (protocol: betas .0015-.0195, linear in their square roots)
+    betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
+    abar = (1 - betas).cumprod(0).float()
+    factor = float(vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
+    context = torch.zeros(BATCH, 1, CONTEXT_WIDTH)
+
+    def loss_of(x: Tensor, _: Tensor, g: Generator) -> Tensor:
+        with torch.no_grad():
+            z = factor * vae.encode(x * 2 - 1).latent_dist.mean.float()  # type: ignore[operator]
+        z_t, noise, t = noised(z, abar, g)
+        return F.mse_loss(model(z_t, t, encoder_hidden_states=context).sample.float(), noise)
+
+    return fit("ldm", model, loss_of, data, EPOCHS["ldm"] * scale, log, lr=1e-3, weight_decay=0)
+
+
+def save_classifier(name: str, model: nn.Module, out: Path) -> None:
+    """Write timm's `local-dir:` layout in fp16."""
+    architecture, args = TIMM_ARGS[name]
+    out.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, out / "model.safetensors")
+    half = [0.5, 0.5, 0.5]
+    shape = {"input_size": [3, SIZE, SIZE], "interpolation": "bilinear", "crop_pct": 1.0}
+    config = {
+        "architecture": architecture,
+        "num_classes": len(CLASS_NAMES),
+        "model_args": args,
+        "label_names": list(CLASS_NAMES),
+        "pretrained_cfg": {"mean": half, "std": half, "num_classes": len(CLASS_NAMES)} | shape,
+    }
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def hardware() -> str:
+    """The processor in words, for the model cards."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}"

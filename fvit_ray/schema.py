@@ -1,0 +1,121 @@
+"""What a run folder holds: the columns of a row, the layout of a maps file, the run document.
+
+    DIR/run.json                          the run document (`RUN_KEYS`)
+    DIR/metrics/<shard>-<chunk>.parquet   rows, one per (sample, condition), or one per bad sample
+    DIR/maps/<shard>-<chunk>.h5           explanation maps and the images kept for the report
+    DIR/summary.csv                       one line per condition (`SUMMARY`)
+    DIR/report.html                       self-contained
+
+The Parquet file of a chunk appears last and whole: its existence is the chunk's commit.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+VERSION = 1
+
+# condition_id and everything a condition is made of, in every row
+CONDITION = pa.schema(
+    [
+        ("condition_id", pa.string()),
+        ("model", pa.string()),
+        ("attack", pa.string()),  # "none" at eps = 0
+        ("eps", pa.float64()),  # pixel units
+        ("attack_label", pa.string()),
+        ("denoiser", pa.string()),  # "none" without DDS
+        ("schedule", pa.string()),  # null without DDS, as are the next ten
+        ("sigma", pa.float64()),
+        ("sigma_pixel", pa.float64()),
+        ("t", pa.int32()),  # 0-based step of the denoiser's own chain
+        ("trials", pa.int32()),
+        ("aggregation", pa.string()),
+        ("map_aggregation", pa.string()),
+        ("denoise", pa.bool_()),
+        ("smooth", pa.bool_()),
+        ("noise_space", pa.string()),
+        ("common_noise", pa.bool_()),
+        ("dtype", pa.string()),
+        ("micro_batch", pa.int32()),
+        ("seed", pa.int64()),
+    ]
+)
+
+ROW = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("position", pa.int64()),  # of the sample in its shard, 0-based
+        *CONDITION,
+        ("label", pa.int32()),
+        ("pred", pa.int32()),
+        ("correct", pa.bool_()),
+        ("top5_correct", pa.bool_()),
+        ("prob_label", pa.float32()),
+        ("prob_pred", pa.float32()),
+        ("error", pa.string()),  # null for a good row; a bad sample has one row, no condition
+        ("attempt", pa.int32()),
+        ("ms", pa.float32()),  # this chunk's compute per sample, all conditions together
+    ]
+)
+
+# An HDF5 maps file. Attributes of the root: schema_version, fingerprint, shard, chunk.
+#   keys                                (n,) str, the good samples in row order
+#   label                               (n,) int32
+#   saliency/<condition_id>/<explainer> (n, H, W) float16 in [0, 1], min-max per sample,
+#                                       gzip, one HDF5 chunk per sample; attribute `target`
+#   target/<condition_id>               (n,) int32, the explained class; -1 where it differs by trial
+#   examples/keys                       (k,) str, the samples whose images are kept
+#   examples/clean/<model>              (k, H, W, 3) uint8
+#   examples/adversarial/<model>/<eps>  (k, H, W, 3) uint8, <eps> as in `eps_name`
+#   examples/denoised/<condition_id>    (k, min(m, 3), H, W, 3) uint8, the first trials
+MAPS_DTYPE = "float16"
+
+# One line per condition of summary.csv: CONDITION's columns, then these.
+SUMMARY = (
+    "n",  # good samples
+    "errors",  # samples of the run that could not be evaluated
+    "top1",  # accuracies as shares in [0, 1]
+    "top1_low",  # 95 % Wilson interval
+    "top1_high",
+    "top5",
+    "top5_low",
+    "top5_high",
+    "gain",  # top1 minus that of the same model and eps with denoiser "none"; empty for itself
+    "gain_low",  # 95 % paired interval
+    "gain_high",
+)
+
+# Keys of run.json. status: running | complete; `config` is the resolved tree; `random_weights`
+# marks every output of such a run; `samples`, `rows`, `errors`, `chunks` count what is committed;
+# `forwards` maps a network to {"done", "naive"} image passes; `stages` maps a stage to seconds.
+RUN_KEYS = (
+    "schema_version",
+    "status",
+    "name",
+    "started",
+    "finished",
+    "config",
+    "fingerprint",
+    "shards",
+    "class_names",
+    "random_weights",
+    "seed",
+    "device",
+    "versions",
+    "git_revision",
+    "samples",
+    "rows",
+    "errors",
+    "chunks",
+    "seconds",
+    "stages",
+    "forwards",
+    "conditions",
+    "warnings",
+)
+
+
+def eps_name(eps: float) -> str:
+    """8/255 -> "eps8", 0.5/255 -> "eps0.5": radii in 1/255, for names and labels."""
+    return f"eps{round(eps * 255, 4):g}"

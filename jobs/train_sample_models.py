@@ -1,0 +1,25 @@
+"""Reproduce the embedded sample's models from Fashion-MNIST's four IDX files.
+
+uv run jobs/train_sample_models.py --idx /usr/share/datasets/fashion-mnist --out weights
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fvit_ray.sample.cards import PARTS, train_and_save
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--idx", type=Path, required=True, help="folder of the four IDX files")
+    parser.add_argument("--out", type=Path, required=True, help="where the weights are written")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the recipe's epochs")
+    args = parser.parse_args()
+    train_and_save(args.idx, args.out, args.only, args.scale, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()
