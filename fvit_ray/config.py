@@ -1,4 +1,4 @@
-"""What to evaluate: one frozen tree, loaded from YAML, every leaf overridable on the command line.
+"""What to evaluate: one frozen tree (`cli.py` loads it from YAML and the command line).
 
 Nothing heavy is imported here: an impossible configuration is refused within a second, before any
 model is built or any cluster starts, in one line that names the field and the remedy.
@@ -9,19 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from fractions import Fraction
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -30,7 +25,6 @@ from fvit_ray import registry
 
 SAMPLE = "sample"
 SAMPLE_MODELS = ("sample_vit", "sample_deit", "sample_swin")
-DEFAULT_CONFIG = "sample"
 
 Schedule = Literal[
     "paper", "paper_no_post_noise", "paper_unclipped", "carlini", "chain", "diffpure"
@@ -47,6 +41,11 @@ def _number(value: Any) -> Any:
         top, bottom = value.split("/")
         return float(Fraction(top.strip()) / Fraction(bottom.strip()))
     return value
+
+
+def _none(value: Any) -> Any:
+    """Accept the word none where None is meant."""
+    return None if value in ("none", "null") else value
 
 
 def _listed(value: Any) -> Any:
@@ -192,8 +191,12 @@ class Config(Frozen):
     preprocess: Literal["model", "paper", "stretch", "center_crop"] = Field(
         "model", description="how an image becomes the classifier's input"
     )
-    limit: int | None = Field(None, ge=1, description="first N samples; none for all")
-    models: Names = Field(SAMPLE_MODELS, description="timm names, hf-hub:, local-dir:, m:function")
+    limit: Annotated[int | None, BeforeValidator(_none)] = Field(
+        None, ge=1, description="first N samples; none for all"
+    )
+    models: Names = Field(
+        (), description="timm names, hf-hub:, local-dir:, arch@file, package.module:function"
+    )
     random_weights: bool = Field(False, description="for timing and shapes; every output says so")
     attack: Attack = Field(default_factory=Attack)
     defences: Annotated[tuple[Defence, ...], BeforeValidator(_listed)] = Field(
@@ -225,16 +228,14 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not self.models:
-            raise ValueError("models: name at least one classifier")
-        if len({d.model_dump_json() for d in self.defences}) != len(self.defences):
-            raise ValueError("defences: the same defence is named twice")
+            raise ValueError(
+                "models: name at least one classifier, "
+                "e.g. --models vit_base_patch16_224.orig_in21k_ft_in1k"
+            )
         if not self.defences:
             raise ValueError("defences: name at least one; `none` is the undefended classifier")
-        if self.data != SAMPLE and set(self.models) <= set(SAMPLE_MODELS):
-            raise ValueError(
-                f"models: {self.models[0]!r} knows the sample's ten garments only; "
-                "name classifiers that fit --data"
-            )
+        if len({d.model_dump_json() for d in self.defences}) != len(self.defences):
+            raise ValueError("defences: the same defence is named twice")
         for defence in self.defences:
             if defence.denoiser.startswith("sample_") and not set(self.models) <= set(
                 SAMPLE_MODELS
@@ -252,7 +253,8 @@ class Config(Frozen):
         tree = self.model_dump(mode="json")
         for key in ("actors", "chunk"):
             tree["compute"].pop(key)
-        tree.pop("name")
+        for key in ("name", "examples"):
+            tree.pop(key)
         return tree
 
     def fingerprint(self) -> str:
@@ -271,88 +273,3 @@ def difference(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list
         elif before != after:
             lines.append(f"{path}{key}: {json.dumps(before)} -> {json.dumps(after)}")
     return lines
-
-
-def read_yaml(name: str) -> dict[str, Any]:
-    """A YAML file, or one of the package's own configurations by its bare name."""
-    path = Path(name)
-    if not path.suffix:
-        path = Path(str(resources.files("fvit_ray") / "configs" / f"{name}.yaml"))
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"--config {name}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {name}: not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"--config {name}: must be a mapping of fields")
-    return tree
-
-
-def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set one leaf of a plain tree; list entries are named by their index."""
-    *parents, leaf = dotted.split(".")
-    node: Any = tree
-    for at, name in enumerate(parents):
-        if isinstance(node, list):
-            if not name.isdigit() or int(name) >= len(node):
-                here = ".".join(parents[:at])
-                raise ConfigError(f"{dotted}: {here} has {len(node)} entries, counted from 0")
-            if isinstance(node[int(name)], str):
-                node[int(name)] = {"denoiser": node[int(name)]}
-            node = node[int(name)]
-        else:
-            if not isinstance(node.setdefault(name, {}), dict | list):
-                raise ConfigError(f"{dotted}: {name} is a value, not a group of fields")
-            node = node[name]
-    if isinstance(node, list):
-        raise ConfigError(f"{dotted}: name a field of the entry, e.g. {dotted}.sigma")
-    node[leaf] = value
-
-
-def build(tree: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Config:
-    """Validate a plain tree with overrides; raises `ConfigError`, one line."""
-    tree = json.loads(json.dumps(tree))
-    named = {dotted.split(".")[0] for dotted, _ in overrides}
-    for dotted, value in overrides:
-        override(tree, dotted, value)
-    if "data" in named and tree["data"] != SAMPLE:
-        # the sample's models, defences and limit say nothing about other data
-        tree |= {key: value for key, value in (("defences", ["none"]),) if key not in named}
-        if "explainers" not in named and "explainers" in tree and "models" in named:
-            tree["explainers"] = []
-        if "limit" not in named:
-            tree["limit"] = None
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
-
-
-def _one_line(error: ValidationError) -> str:
-    import difflib
-
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        leaf = str(first["loc"][-1])
-        near = difflib.get_close_matches(leaf, {path.split(".")[-1] for path in leaves()}, n=1)
-        message = "no such field" + (f"; did you mean {near[0]!r}?" if near else "; see --help")
-    elif first["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
-    return f"{where}: {message}" if where else message
-
-
-def leaves(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str]:
-    """Dotted path of every leaf -> its description; list entries as `N`."""
-    found: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        inner = {"attack": Attack, "compute": Compute}.get(name) if model is Config else None
-        if inner is not None:
-            found |= leaves(inner, f"{prefix}{name}.")
-            continue
-        found[prefix + name] = field.description or ""
-        if model is Config and name == "defences":
-            found |= leaves(Defence, "defences.N.")
-    return found

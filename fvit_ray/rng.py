@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -39,21 +40,19 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor], rounds: int = 1
 
 def _words(
     seed: int,
-    keys: Sequence[str],
+    streams: Sequence[tuple[str, int]],
     purpose: str,
-    trials: int,
     count: int,
     device: torch.device | str,
 ) -> list[Tensor]:
-    """Four tensors (len(keys) * trials, ceil(count / 4)) of words in [0, 2^32)."""
-    streams = []
-    for key in keys:
-        for trial in range(trials):
-            # \x1f keeps ("a", "bc") and ("ab", "c") apart
-            name = "\x1f".join((str(seed), key, purpose, str(trial)))
-            digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=20).digest()
-            streams.append([int.from_bytes(digest[i : i + 4], "little") for i in range(0, 20, 4)])
-    k0, k1, c1, c2, c3 = torch.tensor(streams, device=device).view(-1, 5, 1).unbind(1)
+    """Four tensors (len(streams), ceil(count / 4)) of words in [0, 2^32); a stream is (key, trial)."""
+    states = []
+    for key, trial in streams:
+        # \x1f keeps ("a", "bc") and ("ab", "c") apart
+        name = "\x1f".join((str(seed), key, purpose, str(trial)))
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=20).digest()
+        states.append([int.from_bytes(digest[i : i + 4], "little") for i in range(0, 20, 4)])
+    k0, k1, c1, c2, c3 = torch.tensor(states, device=device).view(-1, 5, 1).unbind(1)
     position = torch.arange(math.ceil(count / 4), device=device).expand(len(streams), -1)
     ones = torch.ones_like(position)
     return philox4x32((position, c1 * ones, c2 * ones, c3 * ones), (k0, k1))
@@ -68,7 +67,8 @@ def uniform(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Uniform noise (B, trials, *shape) float32 in (-1, 1), one stream per (key, purpose, trial)."""
-    words = _words(seed, keys, purpose, trials, math.prod(shape), device)
+    streams = list(product(keys, range(trials)))
+    words = _words(seed, streams, purpose, math.prod(shape), device)
     unit = (torch.stack(words, -1).double() + 0.5) * 2.0**-31 - 1
     flat = unit.flatten(1)[:, : math.prod(shape)].float()
     # float32 rounds the outermost values to exactly 1: keep the interval open
@@ -83,15 +83,53 @@ def normal(
     shape: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Standard normal noise (B, trials, *shape) float32, one stream per (key, purpose, trial).
+    """Standard normal noise (B, trials, *shape) float32, one stream per (key, purpose, trial)."""
+    streams = list(product(keys, range(trials)))
+    flat = normal_streams(seed, streams, purpose, shape, device)
+    return flat.view(len(keys), trials, *shape)
+
+
+def normal_streams(
+    seed: int,
+    streams: Sequence[tuple[str, int]],
+    purpose: str,
+    shape: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Standard normal noise (len(streams), *shape) float32 of any streams (key, trial).
 
     Box-Muller on 32-bit uniforms: |value| stays below 6.8.
     """
-    w0, w1, w2, w3 = _words(seed, keys, purpose, trials, math.prod(shape), device)
+    w0, w1, w2, w3 = _words(seed, streams, purpose, math.prod(shape), device)
     parts = []
     for radius_word, angle_word in ((w0, w1), (w2, w3)):
         radius = (-2 * ((radius_word.double() + 0.5) * 2.0**-32).log()).sqrt()
         angle = angle_word.double() * (2 * math.pi * 2.0**-32)
         parts += [radius * angle.cos(), radius * angle.sin()]
     flat = torch.stack(parts, -1).flatten(1)[:, : math.prod(shape)].float()
-    return flat.view(len(keys), trials, *shape)
+    return flat.view(len(streams), *shape)
+
+
+@torch.no_grad()
+def randomise_(module: nn.Module, name: str) -> None:
+    """Give `module` random weights, a function of (name, parameter name, shape) alone.
+
+    Matrices and kernels: normal, std 1 / sqrt(fan in). Embedding tables: std 1; positional and
+    other parameters that no layer multiplies its input with: std 0.02. Weights of norms and other
+    vectors: 1; biases: 0. Buffers stay as they are, and so does the global random state.
+    """
+    for path, parameter in module.named_parameters():
+        owner_path, _, leaf = path.rpartition(".")
+        if leaf.endswith("bias"):
+            parameter.zero_()
+        elif parameter.ndim < 2:
+            parameter.fill_(1)
+        else:
+            if isinstance(module.get_submodule(owner_path), nn.Embedding):
+                std = 1.0
+            else:
+                std = parameter[0].numel() ** -0.5 if leaf == "weight" else 0.02
+            digest = hashlib.blake2b(f"{name}\x1f{path}".encode(), digest_size=8).digest()
+            seed = int.from_bytes(digest, "little") >> 1  # manual_seed takes 63 bits
+            generator = torch.Generator().manual_seed(seed)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)

@@ -54,7 +54,6 @@ ROW = pa.schema(
         ("prob_label", pa.float32()),
         ("prob_pred", pa.float32()),
         ("error", pa.string()),  # null for a good row; a bad sample has one row, no condition
-        ("attempt", pa.int32()),
         ("ms", pa.float32()),  # this chunk's compute per sample, all conditions together
     ]
 )

@@ -15,18 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-CLASS_NAMES = (
-    "T-shirt/top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
+from fvit_ray.sample import CLASS_NAMES as CLASS_NAMES
+
 SIZE = 32
 THRESHOLD = 12 / 255  # grey level above which a pixel belongs to the garment
 GRID = 5  # colour grid behind the texture

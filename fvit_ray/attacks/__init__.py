@@ -1,0 +1,1 @@
+"""Attacks on any differentiable function of the image; one file each, named as in configs."""

@@ -1,0 +1,185 @@
+"""The command line: a YAML file, any leaf of the tree overridden, and how to run it.
+
+    --config FILE.yaml --attack.eps 8/255 --defences.1.sigma 0.5 --limit 100 --out DIR
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fvit_ray.config import SAMPLE, Attack, Compute, Config, ConfigError, Defence
+
+RUN_OPTIONS = {
+    "config": "YAML file, or the bare name of one of the package's own",
+    "out": "run folder; default runs/<name>-<fingerprint>",
+    "address": "Ray cluster to join; default RAY_ADDRESS, else a local one",
+    "dry_run": "print the plan, its forward passes, time and disk; run nothing",
+    "strict": "exit non-zero when any sample could not be evaluated",
+    "help": "this text",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A parsed command line."""
+
+    config: Config
+    out: Path
+    address: str | None = None
+    dry_run: bool = False
+    strict: bool = False
+
+
+def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
+    """`argv` (without the program's name) -> Command; raises `ConfigError`, one line.
+
+    Without --config, the package's own configuration `default` is run; with --data, nothing of it
+    is kept, since models and defences of one data set say nothing about another.
+    """
+    run: dict[str, Any] = {}
+    overrides: list[tuple[str, Any]] = []
+    for name, values in _options(argv):
+        value: Any = values if len(values) > 1 else values[0] if values else True
+        if name in RUN_OPTIONS:
+            if isinstance(value, list):
+                raise ConfigError(f"--{name}: takes one value, got {values}")
+            run[name] = value
+        else:
+            overrides.append((name, value))
+    if run.get("help"):
+        raise SystemExit(usage(default))
+    named = {name for name, _ in overrides}
+    if "config" in run:
+        tree = read_yaml(str(run["config"]))
+    else:
+        tree = {} if "data" in named else read_yaml(default)
+    config = build(tree, overrides)
+    slug = "".join(c if c.isalnum() else "-" for c in config.name.lower()).strip("-")
+    out = run.get("out") or f"runs/{slug}-{config.fingerprint()[:8]}"
+    return Command(
+        config,
+        Path(str(out)),
+        run.get("address"),
+        bool(run.get("dry_run")),
+        bool(run.get("strict")),
+    )
+
+
+def _options(argv: Sequence[str]) -> list[tuple[str, list[Any]]]:
+    """["--a.b", "1", "2", "--c=3"] -> [("a.b", ["1", "2"]), ("c", ["3"])]."""
+    found: list[tuple[str, list[Any]]] = []
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found.append((name.replace("-", "_"), [_value(value)] if equals else []))
+        elif word == "-h":
+            found.append(("help", []))
+        elif not found:
+            raise ConfigError(f"{word!r}: options start with --; see --help")
+        else:
+            found[-1][1].append(_value(word))
+    return found
+
+
+def _value(word: str) -> Any:
+    """A word as it is; {a: b} and [a, b] as YAML."""
+    if word[:1] in "{[" and word[-1:] in "}]":
+        try:
+            return yaml.safe_load(word)
+        except yaml.YAMLError:
+            return word
+    return word
+
+
+def usage(default: str) -> str:
+    """The help text: every option and every leaf."""
+    rows = [("--" + k.replace("_", "-"), v) for k, v in RUN_OPTIONS.items()]
+    rows += [("--" + k.replace("_", "-"), v) for k, v in leaves().items()]
+    wide = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{wide}}  {text}" for name, text in rows]
+    return f"Without --config and --data: configuration {default!r}.\n" + "\n".join(lines)
+
+
+def read_yaml(name: str) -> dict[str, Any]:
+    """A YAML file, or one of the package's own configurations by its bare name."""
+    path = Path(name)
+    if not path.suffix:
+        path = Path(str(resources.files("fvit_ray") / "configs" / f"{name}.yaml"))
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {name}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {name}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {name}: must be a mapping of fields")
+    return tree
+
+
+def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one leaf of a plain tree; list entries are named by their index."""
+    *parents, leaf = dotted.split(".")
+    node: Any = tree
+    for at, name in enumerate(parents):
+        if isinstance(node, list):
+            if not name.isdigit() or int(name) >= len(node):
+                here = ".".join(parents[:at])
+                raise ConfigError(f"{dotted}: {here} has {len(node)} entries, counted from 0")
+            if isinstance(node[int(name)], str):
+                node[int(name)] = {"denoiser": node[int(name)]}
+            node = node[int(name)]
+        else:
+            if not isinstance(node.setdefault(name, {}), dict | list):
+                raise ConfigError(f"{dotted}: {name} is a value, not a group of fields")
+            node = node[name]
+    if isinstance(node, list):
+        raise ConfigError(f"{dotted}: name a field of the entry, e.g. {dotted}.sigma")
+    node[leaf] = value
+
+
+def build(tree: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Config:
+    """Validate a plain tree with overrides; raises `ConfigError`, one line."""
+    tree = json.loads(json.dumps(tree))
+    for dotted, value in overrides:
+        override(tree, dotted, value)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        leaf = str(first["loc"][-1])
+        names = {part for path in leaves() for part in path.split(".")}
+        near = difflib.get_close_matches(leaf, names, n=1)
+        message = "no such field" + (f"; did you mean {near[0]!r}?" if near else "; see --help")
+    elif first["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{where}: {message}" if where else message
+
+
+def leaves(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str]:
+    """Dotted path of every leaf -> its description; list entries as `N`."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        inner = {"attack": Attack, "compute": Compute}.get(name) if model is Config else None
+        if inner is not None:
+            found |= leaves(inner, f"{prefix}{name}.")
+            continue
+        found[prefix + name] = field.description or ""
+        if model is Config and name == "defences":
+            found |= leaves(Defence, "defences.N.")
+    return found

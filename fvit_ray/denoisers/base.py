@@ -1,0 +1,125 @@
+"""What a diffusion backbone is to the rest of the library, and the algebra all of them share."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+class DenoiserError(ValueError):
+    """A denoiser that cannot be had; the message is one line with the remedy."""
+
+
+class Prediction(NamedTuple):
+    """What the network says about z_t, all in the space it diffuses in.
+
+    x0:           E[z_0 | z_t], not clamped
+    eps_pred:     the predicted noise
+    log_variance: of the reverse step t -> t - 1, where the network learned one, else None
+    """
+
+    x0: Tensor
+    eps_pred: Tensor
+    log_variance: Tensor | None
+
+
+class Denoiser(Protocol):
+    """A frozen network; differentiable in its input, and `vmap` goes through it.
+
+    alphas_cumprod: (T,) float64 on the CPU, the schedule the network was trained with
+    resolution:     side of the images it takes; None for any
+    latent:         whether it diffuses in the latent space of an autoencoder
+    """
+
+    alphas_cumprod: Tensor
+    resolution: int | None
+    latent: bool
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [0, 1] -> z (B, C, h, w) in the space it diffuses in."""
+        ...
+
+    def predict(self, z_t: Tensor, t: int) -> Prediction:
+        """Denoise z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) n at the 0-based step t."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z -> pixels (B, 3, H, W) in [0, 1], not clamped."""
+        ...
+
+
+class Posterior(NamedTuple):
+    """q(z_{t-1} | z_t, z_0) = N(x0_weight z_0 + z_t_weight z_t, exp(log_variance)).
+
+    log_beta is the upper end of a learned variance; log_variance, the lower one, is clipped at
+    t = 0 to that of t = 1, as in guided-diffusion.
+    """
+
+    x0_weight: float
+    z_t_weight: float
+    log_variance: float
+    log_beta: float
+
+
+def posterior(alphas_cumprod: Tensor, t: int) -> Posterior:
+    """Ho et al. (2020), equations 6 and 7, at the 0-based step t."""
+
+    def parts(i: int) -> tuple[float, float, float]:
+        """abar_i, abar_{i-1} and beta_i."""
+        abar, before = float(alphas_cumprod[i]), float(alphas_cumprod[i - 1]) if i else 1.0
+        return abar, before, 1 - abar / before
+
+    abar, before, beta = parts(t)
+    abar_1, before_1, beta_1 = parts(max(t, 1))
+    return Posterior(
+        x0_weight=math.sqrt(before) * beta / (1 - abar),
+        z_t_weight=math.sqrt(1 - beta) * (1 - before) / (1 - abar),
+        log_variance=math.log(beta_1 * (1 - before_1) / (1 - abar_1)),
+        log_beta=math.log(beta),
+    )
+
+
+def x0_from_eps(z_t: Tensor, eps_pred: Tensor, abar: float) -> Tensor:
+    """x0 = sqrt(1 / abar) z_t - sqrt(1 / abar - 1) eps, of the same shape."""
+    return math.sqrt(1 / abar) * z_t - math.sqrt(1 / abar - 1) * eps_pred
+
+
+def read_output(
+    output: Tensor, z_t: Tensor, t: int, alphas_cumprod: Tensor, prediction_type: str = "epsilon"
+) -> Prediction:
+    """A network's raw output (B, C, ...) or (B, 2C, ...) -> `Prediction`, for z_t (B, C, ...).
+
+    The second C channels, where there are any, interpolate the log variance of the reverse step
+    (Nichol and Dhariwal, 2021, equation 15).
+    """
+    abar = float(alphas_cumprod[t])
+    channels = z_t.shape[-3]
+    log_variance = None
+    if output.shape[-3] == 2 * channels:
+        output, share = output.split(channels, dim=-3)
+        ends = posterior(alphas_cumprod, t)
+        share = (share + 1) / 2
+        log_variance = share * ends.log_beta + (1 - share) * ends.log_variance
+    if prediction_type == "epsilon":
+        return Prediction(x0_from_eps(z_t, output, abar), output, log_variance)
+    signal, noise = math.sqrt(abar), math.sqrt(1 - abar)
+    if prediction_type == "sample":
+        return Prediction(output, (z_t - signal * output) / noise, log_variance)
+    # v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho, 2022)
+    return Prediction(signal * z_t - noise * output, signal * output + noise * z_t, log_variance)
+
+
+def linear(start: float, end: float, steps: int) -> Tensor:
+    """alphas_cumprod (steps,) float64 of betas linear from `start` to `end`."""
+    return (1 - torch.linspace(start, end, steps, dtype=torch.float64)).cumprod(0)
+
+
+def scaled_linear(start: float, end: float, steps: int) -> Tensor:
+    """alphas_cumprod (steps,) float64 of betas whose square roots are linear (latent diffusion)."""
+    roots = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64)
+    return (1 - roots**2).cumprod(0)

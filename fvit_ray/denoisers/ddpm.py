@@ -1,0 +1,125 @@
+"""Pixel diffusion: any diffusers `UNet2DModel` folder, among them the sample's."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fvit_ray.denoisers import weights as read
+from fvit_ray.denoisers.base import DenoiserError, Prediction, linear, read_output
+
+EXPECTED = (
+    "a folder with config.json and diffusion_pytorch_model.safetensors of a diffusers UNet2DModel, "
+    "and scheduler_config.json beside them or in scheduler/"
+)
+SAMPLE = Path(str(resources.files("fvit_ray") / "sample" / "weights" / "ddpm"))
+SAMPLE_ARGS: dict[str, Any] = dict(
+    sample_size=32,
+    block_out_channels=(24, 64, 96),
+    layers_per_block=1,
+    down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    attention_head_dim=32,
+    norm_num_groups=8,
+)
+
+
+class PixelDenoiser:
+    """A U-Net that diffuses pixels in [-1, 1].
+
+    unet: a diffusers UNet2DModel; x0 is computed in the dtype of z_t, the network runs in its own
+    """
+
+    latent = False
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        alphas_cumprod: Tensor,
+        prediction_type: str,
+        resolution: int | None,
+    ) -> None:
+        self.unet = unet
+        self.alphas_cumprod = alphas_cumprod
+        self.prediction_type = prediction_type
+        self.resolution = resolution
+        self.dtype = next(unet.parameters()).dtype
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [0, 1] -> [-1, 1]."""
+        return 2 * x - 1
+
+    def predict(self, z_t: Tensor, t: int) -> Prediction:
+        """z_t (B, 3, H, W) at the 0-based step t; see `base.Denoiser`."""
+        steps = torch.full((len(z_t),), t, device=z_t.device)
+        output = self.unet(z_t.to(self.dtype), steps, return_dict=False)[0].to(z_t.dtype)
+        return read_output(output, z_t, t, self.alphas_cumprod, self.prediction_type)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[-1, 1] -> pixels in [0, 1]."""
+        return (z + 1) / 2
+
+
+def build(
+    weights: str | None,
+    *,
+    random_weights: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    name: str = "ddpm",
+) -> PixelDenoiser:
+    """Read a folder (`EXPECTED`); raises `DenoiserError`, one line.
+
+    random_weights: the folder's architecture, or the sample's if `weights` is None, with weights
+    that are a function of `name` alone
+    """
+    from diffusers import UNet2DModel
+
+    config: dict[str, Any] = SAMPLE_ARGS
+    alphas_cumprod, kind, state, source = linear(1e-4, 0.02, 1000), "epsilon", None, name
+    if weights is not None or not random_weights:
+        folder = read.folder_of(weights, name, EXPECTED)
+        config = read.read_config(folder, "UNet2DModel")
+        alphas_cumprod, kind = read.read_schedule(folder)
+        if not random_weights:
+            state, file = read.read_state(folder)
+            source = str(file)
+    unet = read.materialise(
+        lambda: UNet2DModel.from_config(config), state, source, device=device, dtype=dtype
+    )
+    return PixelDenoiser(unet, alphas_cumprod, kind, _resolution(unet.config, source))
+
+
+def _resolution(config: Any, source: str) -> int | None:
+    """The side of the images of a UNet2DModel, after checking that this library can feed it."""
+    size, channels = config.sample_size, config.in_channels
+    if config.class_embed_type is not None or config.num_class_embeds is not None:
+        raise DenoiserError(f"{source}: is class-conditional, which ddpm does not feed")
+    if channels != 3 or config.out_channels not in (3, 6):
+        raise DenoiserError(
+            f"{source}: has {channels} input and {config.out_channels} output channels, "
+            "expected 3 and 3, or 3 and 6"
+        )
+    if isinstance(size, list | tuple):
+        if size[0] != size[1]:
+            raise DenoiserError(f"{source}: sample_size {tuple(size)} is not square")
+        size = size[0]
+    return None if size is None else int(size)
+
+
+def build_sample(
+    weights: str | None = None,
+    *,
+    random_weights: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PixelDenoiser:
+    """The packaged 32-pixel DDPM of the embedded sample, or another folder if `weights` names it."""
+    folder = weights or (None if random_weights else str(SAMPLE))
+    return build(
+        folder, random_weights=random_weights, device=device, dtype=dtype, name="sample_ddpm"
+    )

@@ -1,0 +1,41 @@
+"""No network: noise without a denoiser, the control of every defence."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fvit_ray.denoisers.base import Prediction, linear
+
+
+class Identity:
+    """z_t / sqrt(abar_t) as x0. `dds` undoes its own scaling instead and never calls it."""
+
+    latent = False
+    resolution: int | None = None
+
+    def __init__(self) -> None:
+        self.alphas_cumprod = linear(1e-4, 0.02, 1000)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return 2 * x - 1
+
+    def predict(self, z_t: Tensor, t: int) -> Prediction:
+        x0 = z_t / math.sqrt(float(self.alphas_cumprod[t]))
+        return Prediction(x0, torch.zeros_like(z_t), None)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (z + 1) / 2
+
+
+def build(
+    weights: str | None = None,
+    *,
+    random_weights: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Identity:
+    """Takes a backbone's arguments and needs none of them."""
+    return Identity()

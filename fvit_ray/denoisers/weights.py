@@ -1,0 +1,166 @@
+"""Reading a backbone from a diffusers folder, and making modules without the global random state.
+
+Modules are built on the meta device, so nothing is drawn or initialised twice; their weights come
+from a state dict that must fit exactly, or from `rng.randomise_`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fvit_ray.denoisers.base import PREDICTION_TYPES, DenoiserError, linear, scaled_linear
+from fvit_ray.rng import randomise_
+
+FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+)
+# diffusers' attention before 0.15 -> its names since
+_OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."))
+_OLD_NAMES += ((".proj_attn.", ".to_out.0."),)
+
+
+def folder_of(weights: str | None, name: str, expected: str) -> Path:
+    """The folder that `weights` names; raises `DenoiserError` where there is none."""
+    if weights is None:
+        raise DenoiserError(
+            f"denoiser {name!r}: set weights to {expected}, or use --random-weights"
+        )
+    folder = Path(weights).expanduser()
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DenoiserError(f"denoiser {name!r}: {folder} {what}; expected {expected}")
+    return folder
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A diffusers configuration file."""
+    try:
+        tree = json.loads(file.read_text())
+    except OSError as error:
+        raise DenoiserError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DenoiserError(f"{file}: is not JSON ({error})") from None
+    if not isinstance(tree, dict):
+        raise DenoiserError(f"{file}: is not a diffusers configuration")
+    return tree
+
+
+def read_config(folder: Path, *classes: str) -> dict[str, Any]:
+    """config.json of `folder`, which must be that of one of these diffusers classes."""
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") not in classes:
+        raise DenoiserError(
+            f"{folder / 'config.json'}: is a {config.get('_class_name', 'configuration')}, "
+            f"expected {' or '.join(classes)}"
+        )
+    return config
+
+
+def read_schedule(folder: Path) -> tuple[Tensor, str]:
+    """alphas_cumprod (T,) float64 and prediction_type of a diffusers scheduler configuration.
+
+    Looked for as scheduler_config.json in `folder` and in its subfolder scheduler/.
+    """
+    files = [folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"]
+    file = next((f for f in files if f.is_file()), None)
+    if file is None:
+        raise DenoiserError(
+            f"{folder}: has no scheduler_config.json, neither there nor in scheduler/"
+        )
+    config = read_json(file)
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in PREDICTION_TYPES:
+        raise DenoiserError(f"{file}: prediction_type {kind!r} is none of {PREDICTION_TYPES}")
+    if config.get("rescale_betas_zero_snr"):
+        raise DenoiserError(f"{file}: rescale_betas_zero_snr is not supported")
+    if config.get("trained_betas") is not None:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+        return (1 - betas).cumprod(0), kind
+    shapes = {"linear": linear, "scaled_linear": scaled_linear}
+    shape = config.get("beta_schedule", "linear")
+    if shape not in shapes:
+        raise DenoiserError(f"{file}: beta_schedule {shape!r} is none of {', '.join(shapes)}")
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    return shapes[shape](start, end, int(config.get("num_train_timesteps", 1000))), kind
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DenoiserError(f"{file}: cannot be read as safetensors ({reason})") from None
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """The state dict of a diffusers model folder and the file it came from."""
+    for name in FILES:
+        if (folder / name).is_file():
+            state = read_safetensors(folder / name)
+            return {_modern(key): value for key, value in state.items()}, folder / name
+    raise DenoiserError(f"{folder}: has no {FILES[0]}")
+
+
+def _modern(key: str) -> str:
+    for old, new in _OLD_NAMES:
+        key = key.replace(old, new)
+    return key
+
+
+def materialise(
+    make: Callable[[], nn.Module],
+    state: Mapping[str, Tensor] | None,
+    source: str,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Any:
+    """Build a module and give it `state`, or reproducible random weights named after `source`.
+
+    The module is in eval mode and its weights are frozen. Raises `DenoiserError` in one line that
+    names the keys and shapes of `state` that do not fit; `source` says where they came from.
+    """
+    with torch.device("meta"):
+        module = make()
+    if odd := [name for name, _ in module.named_buffers()]:
+        raise DenoiserError(f"{source}: networks with buffers are not supported ({odd[0]})")
+    if state is None:
+        module.to(dtype).to_empty(device=device)
+        randomise_(module, source)
+    else:
+        if wrong := difference(module.state_dict(), state):
+            raise DenoiserError(f"{source}: does not fit {type(module).__name__}: {wrong}")
+        ready = {key: value.to(device, dtype) for key, value in state.items()}
+        module.load_state_dict(ready, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor], limit: int = 3) -> str:
+    """Which keys and shapes of `given` do not fit `own`, in one line; "" if all fit."""
+    parts = []
+    for word, names in (("lacks", own.keys() - given.keys()), ("has", given.keys() - own.keys())):
+        if names:
+            parts.append(f"{word} {len(names)} keys ({_some(sorted(names), limit)})")
+    odd = [
+        f"{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in given and own[k].shape != given[k].shape
+    ]
+    if odd:
+        parts.append(f"{len(odd)} shapes differ ({_some(odd, limit)})")
+    return "; ".join(parts)
+
+
+def _some(names: list[str], limit: int) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -1,0 +1,63 @@
+"""What is committed already: a chunk of a shard is done when its Parquet file exists."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fvit_ray.sinks.parquet import read_notes
+
+
+@dataclass
+class Committed:
+    """The committed chunks of one shard; `last` is the number of the shard's last chunk."""
+
+    chunks: set[int] = field(default_factory=set)
+    last: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.last is not None and self.chunks >= set(range(self.last + 1))
+
+
+def chunk_name(shard: str, chunk: int) -> str:
+    """File name (without suffix) of a chunk, from the shard and number alone: a retried task
+    overwrites itself."""
+    return f"{shard}-{chunk:05d}"
+
+
+def committed(folder: Path, shards: Iterable[str]) -> dict[str, Committed]:
+    """What the run folder holds of each shard."""
+    found = {shard: Committed() for shard in shards}
+    for path in (folder / "metrics").glob("*.parquet"):
+        shard, _, number = path.stem.rpartition("-")
+        if shard in found and number.isdigit():
+            found[shard].chunks.add(int(number))
+            if read_notes(path).get("last") == "1":
+                found[shard].last = int(number)
+    return found
+
+
+def totals(folder: Path) -> tuple[dict[str, int], dict[str, Counter[str]]]:
+    """Counts of everything committed, and what it cost: {"forwards", "seconds"} summed."""
+    counts = {"samples": 0, "rows": 0, "errors": 0, "chunks": 0}
+    meter: dict[str, Counter[str]] = {"forwards": Counter(), "seconds": Counter()}
+    for path in (folder / "metrics").glob("*.parquet"):
+        notes = read_notes(path)
+        counts["chunks"] += 1
+        counts["samples"] += int(notes["samples"])
+        counts["errors"] += int(notes["errors"])
+        counts["rows"] += int(notes["rows"])
+        for kind, spent in json.loads(notes["meter"]).items():
+            meter[kind].update(spent)
+    return counts, meter
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted writes left behind."""
+    for part in ("metrics", "maps", "."):
+        for path in (folder / part).glob(".*.tmp"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""The plan in words: conditions, forward passes, and time and disk estimated from a short trial."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+from fvit_ray.config import Config
+from fvit_ray.evaluate import Evaluator
+from fvit_ray.plan import conditions, forwards
+
+GZIP_SHARE = 0.8  # float16 maps, gzip: measured 0.6-0.9 of their raw size
+ROW_BYTES = 60  # a Parquet row after compression, measured on the sample
+
+
+def describe_plan(config: Config, total: int | None) -> str:
+    """What would run, in lines; times each network on one batch of this machine."""
+    evaluator = Evaluator(config)
+    specs = set(evaluator.specs.values())
+    shared, naive = forwards(config, len(specs))
+    cells = conditions(config)
+    n = total or 1
+    head = f"{n:,} samples" if total else "per sample (the shards have no index)"
+    lines = [f"{config.name}: {head}, {len(cells)} conditions"]
+    lines += [f"  {c.condition_id}" for c in cells]
+    lines.append("image passes      planned        without shared work")
+    for network in sorted(naive):
+        lines.append(f"  {network:<20}{shared[network] * n:>10,}  {naive[network] * n:>14,}")
+    seconds = _seconds(evaluator, shared) * n
+    slots = torch.cuda.device_count() or os.cpu_count() or 1
+    actors = config.compute.actors or slots
+    lines.append(
+        f"time  about {_span(seconds / min(actors, slots))} on {actors} "
+        f"{evaluator.device.type} actor{'s' * (actors > 1)} of this machine, start-up not counted"
+    )
+    size = max(spec.size[0] * spec.size[1] for spec in specs)
+    maps = len(cells) * len(config.explainers) * size * 2 * GZIP_SHARE * config.maps
+    lines.append(f"disk  about {(maps + ROW_BYTES * len(cells)) * n / 1e6:,.1f} MB")
+    return "\n".join(lines)
+
+
+def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
+    """Seconds per sample of `passes`, timed on one padded call of each network."""
+    threads = torch.get_num_threads()
+    if evaluator.device.type == "cpu":
+        torch.set_num_threads(1)  # as in an actor
+    try:
+        compute, spent = evaluator.config.compute, 0.0
+        share = {name: 1 / len(evaluator.models) for name in evaluator.models}
+        for name, model in evaluator.models.items():
+            size = compute.micro_batch
+            shape = (size, 3, *evaluator.specs[name].size)
+            x = torch.rand(shape, device=evaluator.device, dtype=evaluator.dtype)
+            forward = _time(lambda m=model, x=x: m(x)) / size
+            both = _time(lambda m=model, x=x: _input_gradient(m, x)) / size
+            plain = passes["classifier"] - passes["classifier backward"]
+            spent += share[name] * (plain * forward + passes["classifier backward"] * both)
+        for defence, denoiser in evaluator.denoisers.items():
+            step = evaluator.steps[defence]
+            if not passes["denoiser"] or step.t is None:
+                continue
+            size = compute.denoise_batch
+            spec = next(iter(evaluator.specs.values()))
+            side = denoiser.resolution or spec.size[0]
+            x = torch.rand((size, 3, side, side), device=evaluator.device, dtype=evaluator.dtype)
+            t = step.t
+
+            def pixel_pass(d=denoiser, x=x, t=t):  # type: ignore[no-untyped-def]
+                return d.decode(d.predict(d.encode(x), t).x0)
+
+            each = _time(pixel_pass) / size
+            spent += passes["denoiser"] / len(evaluator.denoisers) * each
+    finally:
+        torch.set_num_threads(threads)
+    return spent
+
+
+def _input_gradient(model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(model(x).float().sum(), x)[0]
+
+
+def _time(call: Callable[[], object]) -> float:
+    """The second of two runs, in seconds: the first one warms up."""
+    for _ in range(2):
+        started = time.perf_counter()
+        with torch.enable_grad():
+            call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken = time.perf_counter() - started
+    return taken
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,303 @@
+"""Batch -> Results: the one place where the order of stages and the sharing of work is written.
+
+    attack (once per model, eps) -> denoised trials (once per model, eps, denoiser)
+        -> classify -> aggregate (each way) -> explain
+
+A notebook may call it without Ray:
+
+    evaluator = Evaluator(config)
+    results = evaluator(batch)
+    results.rows()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fvit_ray import registry, rng
+from fvit_ray.batch import Batch
+from fvit_ray.config import Config, Defence
+from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.explainers import explain, finish, supports
+from fvit_ray.models.load import Classifier, ModelInfo, load_classifier
+from fvit_ray.plan import Condition, conditions, trial_set
+from fvit_ray.results import Meter, Outcome, Results, join, padded, to_uint8
+from fvit_ray.schema import eps_name
+from fvit_ray.smoothing.aggregate import Aggregate, aggregate_maps, aggregate_probs
+from fvit_ray.smoothing.fvit import purpose_of, sample_trials
+from fvit_ray.smoothing.schedule import Step, resolve
+
+EXAMPLE_TRIALS = 3
+
+
+def preprocess_of(config: Config, info: ModelInfo) -> Preprocess:
+    """How an image becomes the input of this classifier (protocol section 9)."""
+    return Preprocess(config.preprocess, info.input_size, info.crop_pct, info.interpolation)
+
+
+class Evaluator:
+    """Builds the networks of a configuration once; then maps batches to results."""
+
+    def __init__(self, config: Config, device: str | None = None) -> None:
+        self.config = config
+        self.device = torch.device(device or resolve_device(config))
+        self.dtype: torch.dtype = getattr(torch, config.compute.dtype)
+        self.image_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.meter = Meter()
+        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        options["random_weights"] = config.random_weights
+        self.models: dict[str, Classifier] = {
+            name: load_classifier(name, **options) for name in config.models
+        }
+        self.specs = {
+            name: preprocess_of(config, model.info) for name, model in self.models.items()
+        }
+        sets = dict.fromkeys(trial_set(d) for d in config.defences if d.denoiser != "none")
+        networks = {
+            key: registry.load("denoiser", key[0])(key[1], **options)
+            for key in dict.fromkeys((d.denoiser, d.weights) for d in sets)
+        }
+        self.denoisers = {d: networks[d.denoiser, d.weights] for d in sets}
+        self.steps: dict[Defence, Step] = {
+            d: resolve(d.schedule, d.sigma, self.denoisers[d].alphas_cumprod) for d in sets
+        }
+        self.conditions = conditions(config)
+
+    def columns(self, condition: Condition) -> dict[str, Any]:
+        """CONDITION's columns with the resolved schedule."""
+        columns = condition.columns()
+        if condition.defended:
+            step = self.steps[trial_set(condition.defence)]
+            columns |= {"sigma": step.sigma, "sigma_pixel": step.sigma_pixel, "t": step.t}
+        return columns
+
+    def __call__(
+        self, batch: Batch | Mapping[Preprocess, Batch], examples: int = 0
+    ) -> Results:
+        """Evaluate every condition on a batch (or on one batch per preprocessing, same samples).
+
+        examples: keep the images of the first so many samples for the report.
+        """
+        batches = {spec: batch for spec in self.specs.values()} if isinstance(batch, Batch) else batch
+        size, total = self.config.compute.micro_batch, len(next(iter(batches.values())))
+        blocks = [
+            self._block({s: _slice(b, at, at + size) for s, b in batches.items()},
+                        max(0, examples - at))
+            for at in range(0, total, size)
+        ]
+        return join(blocks)
+
+    def _block(self, batches: dict[Preprocess, Batch], examples: int) -> Results:
+        """Evaluate at most micro_batch samples."""
+        first = next(iter(batches.values()))
+        kept: dict[str, Tensor] = {}
+        outcomes: dict[str, Outcome] = {}
+        clean_trials: dict[tuple[Preprocess, Defence], Tensor] = {}
+
+        def keep(name: str, images: Tensor) -> None:
+            if examples:
+                kept[name] = to_uint8(images[:examples])
+
+        for model_name, model in self.models.items():
+            spec = self.specs[model_name]
+            batch = batches[spec]
+            image = batch.image.to(self.device, self.image_dtype)
+            keep(f"clean/{model_name}", image)
+            for eps in self.config.attack.eps:
+                x = self._attack(model, image, batch, eps)
+                if eps:
+                    keep(f"adversarial/{model_name}/{eps_name(eps)}", x)
+                for defence, cells in self._by_trials(model_name, eps).items():
+                    if defence is None:
+                        trials = x.unsqueeze(1)
+                    elif eps == 0 and (spec, defence) in clean_trials:
+                        trials = clean_trials[spec, defence]
+                    else:
+                        trials = self._trials(defence, x, batch.keys, eps)
+                        if eps == 0:
+                            clean_trials[spec, defence] = trials
+                    if defence is not None:
+                        for cell in cells:
+                            keep(f"denoised/{cell.condition_id}", trials[:, :EXAMPLE_TRIALS])
+                    outcomes |= self._judge(model, trials, batch.label.to(self.device), cells)
+        order = {c.condition_id: outcomes[c.condition_id] for c in self.conditions}
+        columns = {c.condition_id: self.columns(c) for c in self.conditions}
+        return Results(first.keys, first.label.cpu(), columns, order, kept)
+
+    def _by_trials(self, model: str, eps: float) -> dict[Defence | None, list[Condition]]:
+        """The conditions of (model, eps), grouped by the set of trials they share."""
+        groups: dict[Defence | None, list[Condition]] = {}
+        for c in self.conditions:
+            if c.model == model and c.eps == eps:
+                groups.setdefault(trial_set(c.defence) if c.defended else None, []).append(c)
+        return groups
+
+    def _logits(self, model: Classifier, x: Tensor, size: int) -> Tensor:
+        """Logits (N, C) of images (N, 3, H, W), at least float32, in padded calls."""
+
+        def call(part: Tensor) -> Tensor:
+            self.meter.count("classifier", len(part))
+            return model(part.to(self.dtype))
+
+        logits = padded(call, x, size)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _attack(self, model: Classifier, image: Tensor, batch: Batch, eps: float) -> Tensor:
+        """The attacked images of (model, eps), shared by every defence."""
+        attack, size = self.config.attack, self.config.compute.micro_batch
+        if eps == 0:
+            return image
+        with self.meter.stage("attack"):
+            label = batch.label.to(self.device)
+            if attack.label == "prediction":
+                with torch.inference_mode():
+                    label = self._logits(model, image, size).argmax(1)
+                label = label.clone()
+            noise = None
+            if attack.random_start:
+                shape = image.shape[1:]
+                start = rng.uniform(
+                    self.config.seed, batch.keys, f"attack/{eps_name(eps)}", 1, shape, self.device
+                )
+                noise = start.squeeze(1).to(self.image_dtype)
+            missing = size - len(image)
+
+            def fill(x: Tensor) -> Tensor:
+                return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
+
+            def call(x: Tensor) -> Tensor:
+                self.meter.count("classifier", len(x))
+                self.meter.count("classifier backward", len(x))
+                return model(x.to(self.dtype))
+
+            return registry.load("attack", attack.name)(
+                call,
+                fill(image),
+                fill(label),
+                eps=eps,
+                step_size=attack.step_size or eps / 5,
+                steps=attack.steps,
+                noise=None if noise is None else fill(noise),
+            )[: len(image)]
+
+    def _trials(self, defence: Defence, x: Tensor, keys: tuple[str, ...], eps: float) -> Tensor:
+        """Denoised trials (B, m, 3, H, W) in [0, 1], shared by aggregations and explainers."""
+        with self.meter.stage("denoise"), torch.inference_mode():
+            return sample_trials(
+                self.denoisers[defence],
+                x,
+                keys,
+                step=self.steps[defence],
+                trials=defence.trials,
+                seed=self.config.seed,
+                purpose=purpose_of(eps, defence.common_noise),
+                batch=self.config.compute.denoise_batch,
+                denoise=defence.denoise and defence.denoiser != "identity",
+                smooth=defence.smooth,
+                noise_space=defence.noise_space,
+                on_call=self.meter.count,
+            )
+
+    def _judge(
+        self, model: Classifier, trials: Tensor, label: Tensor, cells: list[Condition]
+    ) -> dict[str, Outcome]:
+        """Classify the trials (B, m, 3, H, W) once, aggregate them each way, and explain them."""
+        compute = self.config.compute
+        size = compute.denoise_batch if cells[0].defended else compute.micro_batch
+        with self.meter.stage("classify"), torch.inference_mode():
+            logits = self._logits(model, trials.flatten(0, 1), size).unflatten(0, trials.shape[:2])
+            outcomes = {}
+            for cell in cells:
+                total = aggregate_probs(logits, cell.aggregation or "mean")
+                outcomes[cell.condition_id] = _outcome(total, label)
+        if self.config.explainers:
+            with self.meter.stage("explain"):
+                self._explain(model, trials, logits, label, cells, outcomes)
+        return {name: _cpu(outcome) for name, outcome in outcomes.items()}
+
+    def _explain(
+        self,
+        model: Classifier,
+        trials: Tensor,
+        logits: Tensor,
+        label: Tensor,
+        cells: list[Condition],
+        outcomes: dict[str, Outcome],
+    ) -> None:
+        """Explain all trials; conditions that explain the same classes share the maps."""
+        names = [n for n in self.config.explainers if supports(model.net, n) is None]
+        if not names:
+            return
+        size = self.config.compute.denoise_batch if cells[0].defended else len(trials)
+        shared: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for cell in cells:
+            outcome = outcomes[cell.condition_id]
+            target = self._target(outcome, logits, label)  # (B, m)
+            for known, maps in shared:
+                if torch.equal(known, target):
+                    break
+            else:
+                maps = self._maps(model, trials, target, names, size)
+                shared.append((target, maps))
+            same = (target == target[:, :1]).all(1)
+            outcome.target = torch.where(same, target[:, 0], -1)
+            for name, raw in maps.items():
+                total = aggregate_maps(raw, cell.defence.map_aggregation)
+                outcome.saliency[name] = finish(total, tuple(trials.shape[-2:]))
+
+    def _target(self, outcome: Outcome, logits: Tensor, label: Tensor) -> Tensor:
+        """The class explained in every trial (B, m)."""
+        choice = self.config.target
+        if choice == "per_trial":
+            return logits.argmax(2)
+        per_image = {"predicted": outcome.pred, "label": label}.get(str(choice))
+        if per_image is None:
+            per_image = torch.full_like(label, int(choice))
+        return per_image.unsqueeze(1).expand(logits.shape[:2])
+
+    def _maps(
+        self, model: Classifier, trials: Tensor, target: Tensor, names: list[str], size: int
+    ) -> dict[str, Tensor]:
+        """Raw maps (B, m, h, w) per explainer, in padded calls of `size` trials."""
+        flat, classes = trials.flatten(0, 1).to(self.dtype), target.flatten()
+        size = max(size, self.config.compute.micro_batch)
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        for images, wanted in zip(flat.split(size), classes.split(size), strict=True):
+            missing = size - len(images)
+            images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+            wanted = torch.cat([wanted, wanted.new_zeros(missing)])
+            maps = explain(model, images, wanted, names, on_call=self.meter.count)
+            for name, raw in maps.items():
+                parts[name].append(raw[: size - missing])
+        return {n: torch.cat(raw).unflatten(0, trials.shape[:2]) for n, raw in parts.items()}
+
+
+def _outcome(total: Aggregate, label: Tensor) -> Outcome:
+    prob_label = total.probs.gather(1, label.unsqueeze(1)).squeeze(1)
+    prob_pred = total.probs.gather(1, total.pred.unsqueeze(1)).squeeze(1)
+    top5 = (total.top5 == label.unsqueeze(1)).any(1)
+    return Outcome(total.pred, prob_label, prob_pred, top5, total.valid)
+
+
+def _cpu(outcome: Outcome) -> Outcome:
+    tensors = {name: value.cpu() for name, value in vars(outcome).items() if torch.is_tensor(value)}
+    saliency = {name: maps.half().cpu() for name, maps in outcome.saliency.items()}
+    return Outcome(**tensors, saliency=saliency)
+
+
+def _slice(batch: Batch, start: int, stop: int) -> Batch:
+    mask = None if batch.mask is None else batch.mask[start:stop]
+    return Batch(
+        batch.keys[start:stop], batch.image[start:stop], batch.label[start:stop], mask
+    )
+
+
+def resolve_device(config: Config) -> str:
+    """`auto` -> cuda where there is a GPU, else cpu."""
+    if config.compute.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.compute.device

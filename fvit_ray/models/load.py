@@ -1,0 +1,210 @@
+"""Classifiers by name; pixels in [0, 1] go in, for the normalisation lives inside the module.
+
+sample_vit | sample_deit | sample_swin   trained on the sample's garments, packaged
+vit_base_patch16_224.orig_in21k_ft_in1k  any name of timm, weights from the Hugging Face hub
+hf-hub:owner/name[@revision]             any hub repository in timm's layout
+local-dir:/folder                        the same layout (config.json, model.safetensors) on disk
+architecture@/path/file.safetensors      a timm architecture with weights of your own
+package.module:function                  returns an nn.Module that carries a `pretrained_cfg`
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fvit_ray.models.sources import Source, find
+from fvit_ray.models.weights import ModelError, difference, shapes
+from fvit_ray.rng import randomise_
+
+__all__ = ["Classifier", "ModelError", "ModelInfo", "describe", "load_classifier", "locate_weights"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the rest of the library needs to know of a classifier, without building it.
+
+    input_size: (H, W) in pixels; mean, std: per channel, of pixels in [0, 1];
+    interpolation, crop_pct: of its own preprocessing; class_names: None where unknown
+    """
+
+    name: str
+    num_classes: int
+    input_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    class_names: tuple[str, ...] | None
+
+
+class Classifier(nn.Module):
+    """A network in eval mode with frozen weights and its normalisation: image -> logits.
+
+    net: the network itself, for whoever must look inside; info: its description
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, info: ModelInfo) -> None:
+        super().__init__()
+        self.net = net.eval().requires_grad_(False)
+        self.info = info
+        at = next(net.parameters())
+        wide = torch.promote_types(at.dtype, torch.float32)  # normalise before rounding to bf16
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(info, name), dtype=wide, device=at.device)
+            self.register_buffer(name, value.view(1, -1, 1, 1), persistent=False)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels in [0, 1] -> the network's input, in the network's dtype."""
+        dtype = next(self.net.parameters()).dtype
+        return ((image - self.mean) / self.std).to(dtype)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels in [0, 1] -> (B, C) logits in the image's dtype; differentiable."""
+        logits: Tensor = self.net(self.normalise(image))
+        return logits.to(image.dtype)
+
+
+def describe(name: str, random_weights: bool = False) -> ModelInfo:
+    """What `name` is, without reading weights; raises `ModelError`, one line, if unknown.
+
+    Only a module of the user's own is built for it, once.
+    """
+    if _is_user(name):
+        return _describe_user(name)
+    with _named(name):
+        return _info(name, find(name, random_weights).cfg)
+
+
+def locate_weights(name: str) -> Path | None:
+    """The file `load_classifier` would read (downloaded if need be); None for a user's function.
+
+    Cheap where the weights are at hand: call it before a cluster starts.
+    """
+    if _is_user(name):
+        return None
+    with _named(name):
+        return find(name, False).weights()
+
+
+def load_classifier(
+    name: str,
+    *,
+    random_weights: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Classifier:
+    """Build a classifier; the global random state is left as it was.
+
+    random_weights: not trained but reproducible ones, a function of (name, parameter) alone
+    raises `ModelError` in one line: unknown name, weights not at hand or not fitting
+    """
+    with torch.random.fork_rng(devices=[]):  # building a module draws its initial weights
+        if _is_user(name):
+            net = _build_user(name)
+            info = _info(name, _user_cfg(name, net))
+        else:
+            with _named(name):
+                source = find(name, random_weights)
+                info = _info(name, source.cfg)
+                net = _build(source, random_weights)
+    if random_weights:
+        randomise_(net, name)
+    return Classifier(net.to(device=device, dtype=dtype), info)
+
+
+class _named:
+    """Put the model's name before the message of a `ModelError`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, ModelError) and not str(error).startswith("model "):
+            raise ModelError(f"model {self.name!r}: {error}") from error.__cause__
+
+
+def _is_user(name: str) -> bool:
+    return ":" in name and "@" not in name and not name.startswith(("hf-hub:", "local-dir:"))
+
+
+def _build(source: Source, random_weights: bool) -> nn.Module:
+    import timm
+
+    args = {"num_classes": source.cfg["num_classes"]} | source.args
+    if random_weights:
+        net = timm.create_model(source.architecture, pretrained_cfg=source.cfg, **args)
+        return net
+    file = source.weights()
+    shapes(file)  # a wrong file ends here, in one line
+    cfg = source.cfg | {"file": str(file), "custom_load": False}
+    try:
+        return timm.create_model(source.architecture, pretrained=True, pretrained_cfg=cfg, **args)
+    except (RuntimeError, KeyError, ValueError) as error:
+        bare = timm.create_model(source.architecture, pretrained_cfg=source.cfg, **args)
+        raise ModelError(
+            f"{file}: does not fit {source.architecture}: {difference(bare, file) or error}"
+        ) from error
+
+
+def _info(name: str, cfg: dict[str, Any]) -> ModelInfo:
+    names = cfg.get("label_names")
+    classes = int(cfg["num_classes"])
+    if names is None and classes == 1000:
+        from timm.data import ImageNetInfo
+
+        names = ImageNetInfo().label_descriptions()
+    if names is not None and len(names) != classes:
+        names = None
+    return ModelInfo(
+        name=name,
+        num_classes=classes,
+        input_size=(int(cfg["input_size"][-2]), int(cfg["input_size"][-1])),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=str(cfg.get("interpolation", "bicubic")),
+        crop_pct=float(cfg.get("crop_pct", 0.875)),
+        class_names=None if names is None else tuple(names),
+    )
+
+
+@cache
+def _describe_user(name: str) -> ModelInfo:
+    with torch.random.fork_rng(devices=[]):
+        return _info(name, _user_cfg(name, _build_user(name)))
+
+
+def _build_user(name: str) -> nn.Module:
+    module, _, function = name.partition(":")
+    try:
+        net = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ModelError(f"model {name!r}: cannot be built ({error})") from error
+    if not isinstance(net, nn.Module):
+        raise ModelError(f"model {name!r}: returned a {type(net).__name__}, not an nn.Module")
+    return net
+
+
+def _user_cfg(name: str, net: nn.Module) -> dict[str, Any]:
+    """A user's module says what it expects, as timm's do."""
+    cfg = getattr(net, "pretrained_cfg", None)
+    needed = ("input_size", "mean", "std", "num_classes")
+    lacking = [key for key in needed if not isinstance(cfg, dict) or key not in cfg]
+    if lacking:
+        raise ModelError(
+            f"model {name!r}: give the module a `pretrained_cfg` dict with {', '.join(lacking)} "
+            "(as timm's models carry)"
+        )
+    return {**cfg, "num_classes": getattr(net, "num_classes", cfg["num_classes"])}  # type: ignore[dict-item]

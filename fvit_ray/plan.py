@@ -1,0 +1,146 @@
+"""What will run, before it runs: conditions, shared work and forward counts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from fvit_ray.config import Config, Defence
+from fvit_ray.schema import eps_name
+from fvit_ray.smoothing.schedule import linear_alphas_cumprod, resolve
+
+Forwards = Counter[str]  # network -> image passes
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One cell of the grid: a classifier, a radius, a defence and one aggregation of its trials.
+
+    `condition_id` is readable, safe in file names, and unique within a configuration.
+    """
+
+    condition_id: str
+    model: str
+    eps: float
+    defence: Defence
+    aggregation: str | None  # None without DDS
+    config: Config
+
+    @property
+    def defended(self) -> bool:
+        return self.defence.denoiser != "none"
+
+    def columns(self) -> dict[str, Any]:
+        """CONDITION's columns; `t` and `sigma_pixel` are the resolved schedule's to fill in."""
+        config, d = self.config, self.defence
+        dds = {
+            "schedule": d.schedule,
+            "sigma": d.sigma,
+            "sigma_pixel": None,
+            "t": None,
+            "trials": d.trials,
+            "aggregation": self.aggregation,
+            "map_aggregation": d.map_aggregation,
+            "denoise": d.denoise and d.denoiser != "identity",
+            "smooth": d.smooth,
+            "noise_space": d.noise_space,
+            "common_noise": d.common_noise,
+        }
+        return {
+            "condition_id": self.condition_id,
+            "model": self.model,
+            "attack": config.attack.name if self.eps else "none",
+            "eps": self.eps,
+            "attack_label": config.attack.label,
+            "denoiser": d.denoiser,
+            **(dds if self.defended else dict.fromkeys(dds)),
+            "dtype": config.compute.dtype,
+            "micro_batch": config.compute.micro_batch,
+            "seed": config.seed,
+        }
+
+
+def _defence_name(defence: Defence) -> str:
+    if defence.denoiser == "none":
+        return "none"
+    sigma = "auto" if defence.sigma is None else f"{defence.sigma:.4g}"
+    parts = [defence.denoiser, defence.schedule, f"s{sigma}", f"m{defence.trials}"]
+    parts += ["nodenoise"] * (not defence.denoise) + ["nosmooth"] * (not defence.smooth)
+    parts += ["pixelnoise"] * (defence.noise_space == "pixel")
+    parts += ["commonnoise"] * defence.common_noise
+    parts += [defence.map_aggregation] * (defence.map_aggregation != "mean")
+    return "-".join(parts)
+
+
+def trial_set(defence: Defence) -> Defence:
+    """The part of a defence that its denoised trials depend on: the key under which they are
+    shared by both class aggregations, all map aggregations and every explainer."""
+    plain = Defence.model_fields
+    return defence.model_copy(
+        update={name: plain[name].default for name in ("aggregation", "map_aggregation")}
+    )
+
+
+def conditions(config: Config) -> list[Condition]:
+    """Every condition, in the order in which tables show them."""
+    names = [_defence_name(d) for d in config.defences]
+    # defences that differ in nothing named (in their weights, say) are told apart by their place
+    names = [f"{n}-{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    return [
+        Condition(
+            re.sub(r"[^A-Za-z0-9_.=-]+", "_", "-".join(filter(None, parts))),
+            model,
+            eps,
+            defence,
+            aggregation,
+            config,
+        )
+        for model in config.models
+        for name, defence in zip(names, config.defences, strict=True)
+        for aggregation in (defence.aggregation if defence.denoiser != "none" else (None,))
+        for eps in config.attack.eps
+        if (parts := (model, eps_name(eps), name, aggregation))
+    ]
+
+
+def _passes(defence: Defence) -> int:
+    """Denoiser passes per trial: one, or the length of the reverse chain."""
+    if defence.denoiser == "identity" or not defence.denoise:
+        return 0
+    step = resolve(defence.schedule, defence.sigma, linear_alphas_cumprod())
+    if step.t is None:
+        return 0
+    return step.t + 1 if step.chain else 1
+
+
+def forwards(config: Config, clean_groups: int = 1) -> tuple[Forwards, Forwards]:
+    """Image passes per sample: (with shared work, as separate runs).
+
+    `clean_groups`: how many different preprocessings the classifiers need; classifiers of one
+    preprocessing share the trials of the clean image. Without sharing, every (condition, explainer)
+    attacks, denoises and classifies again, as the older code does.
+    """
+    shared: Forwards = Counter()
+    naive: Forwards = Counter()
+    steps, explained = config.attack.steps, bool(config.explainers)
+    sets = {trial_set(d) for d in config.defences if d.denoiser != "none"}
+    undefended = any(d.denoiser == "none" for d in config.defences)
+    for _, eps in product(config.models, config.attack.eps):
+        shared["classifier"] += (steps if eps else 0) + undefended * (1 + explained)
+        shared["classifier backward"] += steps if eps else 0
+        for trials in sets:
+            shared["classifier"] += trials.trials * (1 + explained)
+            shared["denoiser"] += trials.trials * _passes(trials) if eps else 0
+    if 0 in config.attack.eps:
+        shared["denoiser"] += clean_groups * sum(d.trials * _passes(d) for d in sets)
+    for condition in conditions(config):
+        d = condition.defence
+        trials, attack = d.trials if condition.defended else 1, steps if condition.eps else 0
+        runs = max(1, len(config.explainers))
+        naive["classifier"] += runs * (attack + trials * (1 + explained))
+        naive["classifier backward"] += runs * attack
+        naive["denoiser"] += runs * trials * _passes(d) if condition.defended else 0
+    return shared, naive

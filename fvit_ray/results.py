@@ -1,0 +1,110 @@
+"""What an evaluation returns: outcomes by condition, images for the report, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Meter:
+    """Image passes per network and seconds per stage."""
+
+    forwards: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    def count(self, network: str, images: int) -> None:
+        self.forwards[network] += images
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+
+@dataclass
+class Outcome:
+    """One condition's results over a block of samples."""
+
+    pred: Tensor  # (B,) int64
+    prob_label: Tensor  # (B,) in [0, 1]
+    prob_pred: Tensor  # (B,)
+    top5_correct: Tensor  # (B,) bool
+    valid: Tensor  # (B,) bool; False where the network returned NaN or inf
+    target: Tensor | None = None  # (B,) explained class; -1 where it differs by trial
+    saliency: dict[str, Tensor] = field(default_factory=dict)  # explainer -> (B, H, W) in [0, 1]
+
+
+@dataclass
+class Results:
+    """Everything one call computed: outcomes by condition, and images of the first samples."""
+
+    keys: tuple[str, ...]
+    label: Tensor
+    columns: dict[str, dict[str, Any]]  # condition_id -> CONDITION's columns
+    outcomes: dict[str, Outcome]
+    examples: dict[str, Tensor]  # "clean/<model>", ... -> (k, ..., H, W, 3) uint8
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One tidy row per (sample, condition), sample by sample; `at` is the place in the batch."""
+        rows = []
+        for i, key in enumerate(self.keys):
+            for name, outcome in self.outcomes.items():
+                valid = bool(outcome.valid[i])
+                row = {"key": key, "at": i, **self.columns[name], "label": int(self.label[i])}
+                if valid:
+                    row |= {
+                        "pred": int(outcome.pred[i]),
+                        "correct": bool(outcome.pred[i] == self.label[i]),
+                        "top5_correct": bool(outcome.top5_correct[i]),
+                        "prob_label": float(outcome.prob_label[i]),
+                        "prob_pred": float(outcome.prob_pred[i]),
+                    }
+                rows.append(row | {"error": None if valid else "the network's output is not finite"})
+        return rows
+
+
+def padded(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+    """Apply `function` to `x` (N, ...) in calls of exactly `size`, the last padded with zeros.
+
+    A kernel's last bits change with its batch, so every call has one shape.
+    """
+    outputs = []
+    for part in x.split(size):
+        missing = size - len(part)
+        if missing:
+            part = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
+        outputs.append(function(part)[: size - missing])
+    return torch.cat(outputs)
+
+
+def join(blocks: list[Results]) -> Results:
+    """Concatenate the results of consecutive blocks; examples are the first block's."""
+    first = blocks[0]
+
+    def cat(pick: Callable[[Results], Tensor | None]) -> Any:
+        parts = [pick(block) for block in blocks]
+        return None if parts[0] is None else torch.cat([p for p in parts if p is not None])
+
+    outcomes = {}
+    for name, outcome in first.outcomes.items():
+        fields = ("pred", "prob_label", "prob_pred", "top5_correct", "valid", "target")
+        outcomes[name] = Outcome(
+            **{f: cat(lambda b, f=f: getattr(b.outcomes[name], f)) for f in fields},
+            saliency={e: cat(lambda b, e=e: b.outcomes[name].saliency[e]) for e in outcome.saliency},
+        )
+    keys = tuple(key for block in blocks for key in block.keys)
+    return Results(keys, cat(lambda b: b.label), first.columns, outcomes, first.examples)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(..., 3, H, W) in [0, 1] -> (..., H, W, 3) uint8 on the CPU."""
+    return (images.detach() * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu()

@@ -1,0 +1,1 @@
+"""Files of a run folder: each appears whole or not at all."""

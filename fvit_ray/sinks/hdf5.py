@@ -1,0 +1,57 @@
+"""The maps of one chunk, and the images kept for the report, as one HDF5 file (`schema.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from fvit_ray import schema
+from fvit_ray.sinks.atomic import replacing
+
+Array = np.ndarray
+
+
+def write_maps(
+    path: Path,
+    keys: Sequence[str],
+    label: Array,
+    saliency: Mapping[str, Mapping[str, Array]],
+    target: Mapping[str, Array],
+    examples: Mapping[str, Array],
+    notes: Mapping[str, str],
+) -> None:
+    """Write one chunk's maps.
+
+    saliency: condition_id -> explainer -> (n, H, W) in [0, 1]; target: condition_id -> (n,)
+    examples: "clean/<model>" and so on -> (k, ..., H, W, 3) uint8 of the first k keys
+    """
+    text = h5py.string_dtype("utf-8")
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update({"schema_version": schema.VERSION, **notes})
+        file.create_dataset("keys", data=[_printable(key) for key in keys], dtype=text)
+        file.create_dataset("label", data=np.asarray(label, dtype=np.int32))
+        for condition, maps in saliency.items():
+            file.create_dataset(f"target/{condition}", data=target[condition].astype(np.int32))
+            for explainer, values in maps.items():
+                data = np.asarray(values, dtype=schema.MAPS_DTYPE)
+                file.create_dataset(
+                    f"saliency/{condition}/{explainer}",
+                    data=data,
+                    chunks=(1, *data.shape[1:]),
+                    compression="gzip",
+                    compression_opts=4,
+                )
+        if examples:
+            count = len(next(iter(examples.values())))
+            kept = [_printable(key) for key in keys[:count]]
+            file.create_dataset("examples/keys", data=kept, dtype=text)
+            for name, images in examples.items():
+                file.create_dataset(f"examples/{name}", data=images, compression="gzip")
+
+
+def _printable(key: str) -> str:
+    """Keys of members with broken names hold surrogates, which UTF-8 cannot store."""
+    return key.encode("utf-8", "backslashreplace").decode()

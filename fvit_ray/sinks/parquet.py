@@ -1,0 +1,28 @@
+"""The rows of one chunk as one Parquet file; its existence is the chunk's commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fvit_ray import schema
+from fvit_ray.sinks.atomic import replacing
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> None:
+    """Write rows with `schema.ROW`'s columns; absent ones are null. `notes` become the file's
+    key-value metadata (shard, chunk, whether it is the shard's last chunk)."""
+    metadata = {"schema_version": str(schema.VERSION), **notes}
+    table = pa.Table.from_pylist(list(rows), schema=schema.ROW.with_metadata(metadata))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The key-value metadata of a committed chunk, without its rows."""
+    metadata = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}

@@ -1,0 +1,11 @@
+"""Evaluate classifiers under attack, with and without DDS; without arguments, on the sample.
+
+uv run jobs/eval_imagenet.py --help
+"""
+
+import sys
+
+from fvit_ray.dist.job import main
+
+if __name__ == "__main__":
+    sys.exit(main())
