@@ -1,3 +1,3 @@
-"""fvit_ray: evaluate faithful vision transformers (Denoised Diffusion Smoothing) at scale on Ray."""
+"""Evaluate faithful vision transformers (Denoised Diffusion Smoothing) at scale on Ray."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """The command line: a YAML file, any leaf of the tree overridden, and how to run it.
 
-    --config FILE.yaml --attack.eps 8/255 --defences.1.sigma 0.5 --limit 100 --out DIR
+--config FILE.yaml --attack.eps 8/255 --defences.1.sigma 0.5 --limit 100 --out DIR
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from fvit_ray.config import SAMPLE, Attack, Compute, Config, ConfigError, Defence
 
@@ -57,11 +57,11 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
             overrides.append((name, value))
     if run.get("help"):
         raise SystemExit(usage(default))
-    named = {name for name, _ in overrides}
+    other_data = any(name == "data" and value != SAMPLE for name, value in overrides)
     if "config" in run:
         tree = read_yaml(str(run["config"]))
     else:
-        tree = {} if "data" in named else read_yaml(default)
+        tree = {} if other_data else read_yaml(default)
     config = build(tree, overrides)
     slug = "".join(c if c.isalnum() else "-" for c in config.name.lower()).strip("-")
     out = run.get("out") or f"runs/{slug}-{config.fingerprint()[:8]}"
@@ -125,6 +125,9 @@ def read_yaml(name: str) -> dict[str, Any]:
     return tree
 
 
+EMPTY = {"defences": ["none"]}  # a group of fields that is a list, before anything is named
+
+
 def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set one leaf of a plain tree; list entries are named by their index."""
     *parents, leaf = dotted.split(".")
@@ -138,7 +141,9 @@ def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
                 node[int(name)] = {"denoiser": node[int(name)]}
             node = node[int(name)]
         else:
-            if not isinstance(node.setdefault(name, {}), dict | list):
+            if not isinstance(
+                node.setdefault(name, list(EMPTY[name]) if name in EMPTY else {}), dict | list
+            ):
                 raise ConfigError(f"{dotted}: {name} is a value, not a group of fields")
             node = node[name]
     if isinstance(node, list):
@@ -171,13 +176,12 @@ def _one_line(error: ValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-def leaves(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str]:
+def leaves(model: Any = Config, prefix: str = "") -> dict[str, str]:
     """Dotted path of every leaf -> its description; list entries as `N`."""
     found: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        inner = {"attack": Attack, "compute": Compute}.get(name) if model is Config else None
-        if inner is not None:
-            found |= leaves(inner, f"{prefix}{name}.")
+        if model is Config and name in ("attack", "compute"):
+            found |= leaves(Attack if name == "attack" else Compute, f"{name}.")
             continue
         found[prefix + name] = field.description or ""
         if model is Config and name == "defences":

@@ -6,10 +6,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from fvit_ray.config import Config
+from fvit_ray.denoisers.base import Denoiser
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import conditions, forwards
 
@@ -55,8 +57,8 @@ def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
             size = compute.micro_batch
             shape = (size, 3, *evaluator.specs[name].size)
             x = torch.rand(shape, device=evaluator.device, dtype=evaluator.dtype)
-            forward = _time(lambda m=model, x=x: m(x)) / size
-            both = _time(lambda m=model, x=x: _input_gradient(m, x)) / size
+            forward = _time(partial(model, x)) / size
+            both = _time(partial(_input_gradient, model, x)) / size
             plain = passes["classifier"] - passes["classifier backward"]
             spent += share[name] * (plain * forward + passes["classifier backward"] * both)
         for defence, denoiser in evaluator.denoisers.items():
@@ -67,12 +69,7 @@ def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
             spec = next(iter(evaluator.specs.values()))
             side = denoiser.resolution or spec.size[0]
             x = torch.rand((size, 3, side, side), device=evaluator.device, dtype=evaluator.dtype)
-            t = step.t
-
-            def pixel_pass(d=denoiser, x=x, t=t):  # type: ignore[no-untyped-def]
-                return d.decode(d.predict(d.encode(x), t).x0)
-
-            each = _time(pixel_pass) / size
+            each = _time(partial(_one_shot, denoiser, x, step.t)) / size
             spent += passes["denoiser"] / len(evaluator.denoisers) * each
     finally:
         torch.set_num_threads(threads)
@@ -82,6 +79,10 @@ def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
 def _input_gradient(model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     x = x.detach().requires_grad_()
     return torch.autograd.grad(model(x).float().sum(), x)[0]
+
+
+def _one_shot(denoiser: Denoiser, x: torch.Tensor, t: int) -> torch.Tensor:
+    return denoiser.decode(denoiser.predict(denoiser.encode(x), t).x0)
 
 
 def _time(call: Callable[[], object]) -> float:

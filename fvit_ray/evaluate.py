@@ -25,10 +25,10 @@ from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.explainers import explain, finish, supports
 from fvit_ray.models.load import Classifier, ModelInfo, load_classifier
 from fvit_ray.plan import Condition, conditions, trial_set
-from fvit_ray.results import Meter, Outcome, Results, join, padded, to_uint8
+from fvit_ray.results import Meter, Outcome, Results, join, to_uint8
 from fvit_ray.schema import eps_name
 from fvit_ray.smoothing.aggregate import Aggregate, aggregate_maps, aggregate_probs
-from fvit_ray.smoothing.fvit import purpose_of, sample_trials
+from fvit_ray.smoothing.fvit import pad, purpose_of, sample_trials
 from fvit_ray.smoothing.schedule import Step, resolve
 
 EXAMPLE_TRIALS = 3
@@ -75,18 +75,17 @@ class Evaluator:
             columns |= {"sigma": step.sigma, "sigma_pixel": step.sigma_pixel, "t": step.t}
         return columns
 
-    def __call__(
-        self, batch: Batch | Mapping[Preprocess, Batch], examples: int = 0
-    ) -> Results:
+    def __call__(self, batch: Batch | Mapping[Preprocess, Batch], examples: int = 0) -> Results:
         """Evaluate every condition on a batch (or on one batch per preprocessing, same samples).
 
         examples: keep the images of the first so many samples for the report.
         """
-        batches = {spec: batch for spec in self.specs.values()} if isinstance(batch, Batch) else batch
+        batches = dict.fromkeys(self.specs.values(), batch) if isinstance(batch, Batch) else batch
         size, total = self.config.compute.micro_batch, len(next(iter(batches.values())))
         blocks = [
-            self._block({s: _slice(b, at, at + size) for s, b in batches.items()},
-                        max(0, examples - at))
+            self._block(
+                {s: _slice(b, at, at + size) for s, b in batches.items()}, max(0, examples - at)
+            )
             for at in range(0, total, size)
         ]
         return join(blocks)
@@ -123,7 +122,7 @@ class Evaluator:
                     if defence is not None:
                         for cell in cells:
                             keep(f"denoised/{cell.condition_id}", trials[:, :EXAMPLE_TRIALS])
-                    outcomes |= self._judge(model, trials, batch.label.to(self.device), cells)
+                    outcomes |= self._judge(model, trials, batch, cells)
         order = {c.condition_id: outcomes[c.condition_id] for c in self.conditions}
         columns = {c.condition_id: self.columns(c) for c in self.conditions}
         return Results(first.keys, first.label.cpu(), columns, order, kept)
@@ -141,9 +140,11 @@ class Evaluator:
 
         def call(part: Tensor) -> Tensor:
             self.meter.count("classifier", len(part))
-            return model(part.to(self.dtype))
+            out: Tensor = model(part.to(self.dtype))
+            return out
 
-        logits = padded(call, x, size)
+        # a kernel's last bits change with its batch, so every call has one shape
+        logits = torch.cat([call(pad(part, size))[: len(part)] for part in x.split(size)])
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _attack(self, model: Classifier, image: Tensor, batch: Batch, eps: float) -> Tensor:
@@ -164,25 +165,23 @@ class Evaluator:
                     self.config.seed, batch.keys, f"attack/{eps_name(eps)}", 1, shape, self.device
                 )
                 noise = start.squeeze(1).to(self.image_dtype)
-            missing = size - len(image)
-
-            def fill(x: Tensor) -> Tensor:
-                return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
 
             def call(x: Tensor) -> Tensor:
                 self.meter.count("classifier", len(x))
                 self.meter.count("classifier backward", len(x))
-                return model(x.to(self.dtype))
+                out: Tensor = model(x.to(self.dtype))
+                return out
 
-            return registry.load("attack", attack.name)(
+            x_adv: Tensor = registry.load("attack", attack.name)(
                 call,
-                fill(image),
-                fill(label),
+                pad(image, size),
+                pad(label, size),
                 eps=eps,
                 step_size=attack.step_size or eps / 5,
                 steps=attack.steps,
-                noise=None if noise is None else fill(noise),
-            )[: len(image)]
+                noise=None if noise is None else pad(noise, size),
+            )
+            return x_adv[: len(image)]
 
     def _trials(self, defence: Defence, x: Tensor, keys: tuple[str, ...], eps: float) -> Tensor:
         """Denoised trials (B, m, 3, H, W) in [0, 1], shared by aggregations and explainers."""
@@ -203,10 +202,10 @@ class Evaluator:
             )
 
     def _judge(
-        self, model: Classifier, trials: Tensor, label: Tensor, cells: list[Condition]
+        self, model: Classifier, trials: Tensor, batch: Batch, cells: list[Condition]
     ) -> dict[str, Outcome]:
         """Classify the trials (B, m, 3, H, W) once, aggregate them each way, and explain them."""
-        compute = self.config.compute
+        compute, label = self.config.compute, batch.label.to(self.device)
         size = compute.denoise_batch if cells[0].defended else compute.micro_batch
         with self.meter.stage("classify"), torch.inference_mode():
             logits = self._logits(model, trials.flatten(0, 1), size).unflatten(0, trials.shape[:2])
@@ -216,7 +215,7 @@ class Evaluator:
                 outcomes[cell.condition_id] = _outcome(total, label)
         if self.config.explainers:
             with self.meter.stage("explain"):
-                self._explain(model, trials, logits, label, cells, outcomes)
+                self._explain(model, trials, logits, batch, cells, outcomes)
         return {name: _cpu(outcome) for name, outcome in outcomes.items()}
 
     def _explain(
@@ -224,7 +223,7 @@ class Evaluator:
         model: Classifier,
         trials: Tensor,
         logits: Tensor,
-        label: Tensor,
+        batch: Batch,
         cells: list[Condition],
         outcomes: dict[str, Outcome],
     ) -> None:
@@ -232,22 +231,26 @@ class Evaluator:
         names = [n for n in self.config.explainers if supports(model.net, n) is None]
         if not names:
             return
-        size = self.config.compute.denoise_batch if cells[0].defended else len(trials)
+        compute, label = self.config.compute, batch.label.to(self.device)
+        size = compute.denoise_batch if cells[0].defended else compute.micro_batch
+        keys = [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]
         shared: list[tuple[Tensor, dict[str, Tensor]]] = []
         for cell in cells:
             outcome = outcomes[cell.condition_id]
             target = self._target(outcome, logits, label)  # (B, m)
-            for known, maps in shared:
-                if torch.equal(known, target):
-                    break
-            else:
-                maps = self._maps(model, trials, target, names, size)
+            maps = next((maps for known, maps in shared if torch.equal(known, target)), None)
+            if maps is None:
+                maps = self._maps(model, trials, keys, target, names, size)
                 shared.append((target, maps))
             same = (target == target[:, :1]).all(1)
             outcome.target = torch.where(same, target[:, 0], -1)
             for name, raw in maps.items():
                 total = aggregate_maps(raw, cell.defence.map_aggregation)
-                outcome.saliency[name] = finish(total, tuple(trials.shape[-2:]))
+                outcome.saliency[name] = finish(total, (trials.shape[-2], trials.shape[-1]))
+
+    def _count_explain(self, kind: str, images: int) -> None:
+        networks = {"forward": "classifier", "backward": "classifier backward"}
+        self.meter.count(networks.get(kind, kind), images)
 
     def _target(self, outcome: Outcome, logits: Tensor, label: Tensor) -> Tensor:
         """The class explained in every trial (B, m)."""
@@ -260,19 +263,23 @@ class Evaluator:
         return per_image.unsqueeze(1).expand(logits.shape[:2])
 
     def _maps(
-        self, model: Classifier, trials: Tensor, target: Tensor, names: list[str], size: int
+        self,
+        model: Classifier,
+        trials: Tensor,
+        keys: list[str],
+        target: Tensor,
+        names: list[str],
+        size: int,
     ) -> dict[str, Tensor]:
         """Raw maps (B, m, h, w) per explainer, in padded calls of `size` trials."""
         flat, classes = trials.flatten(0, 1).to(self.dtype), target.flatten()
-        size = max(size, self.config.compute.micro_batch)
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
-        for images, wanted in zip(flat.split(size), classes.split(size), strict=True):
-            missing = size - len(images)
-            images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
-            wanted = torch.cat([wanted, wanted.new_zeros(missing)])
-            maps = explain(model, images, wanted, names, on_call=self.meter.count)
+        for at in range(0, len(flat), size):
+            images, wanted = pad(flat[at : at + size], size), pad(classes[at : at + size], size)
+            named = keys[at : at + size] + [""] * (at + size - len(flat))
+            maps = explain(model, images, wanted, names, keys=named, on_call=self._count_explain)
             for name, raw in maps.items():
-                parts[name].append(raw[: size - missing])
+                parts[name].append(raw[: len(flat) - at])
         return {n: torch.cat(raw).unflatten(0, trials.shape[:2]) for n, raw in parts.items()}
 
 
@@ -291,9 +298,7 @@ def _cpu(outcome: Outcome) -> Outcome:
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
     mask = None if batch.mask is None else batch.mask[start:stop]
-    return Batch(
-        batch.keys[start:stop], batch.image[start:stop], batch.label[start:stop], mask
-    )
+    return Batch(batch.keys[start:stop], batch.image[start:stop], batch.label[start:stop], mask)
 
 
 def resolve_device(config: Config) -> str:

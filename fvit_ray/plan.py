@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from fvit_ray.config import Config, Defence
 from fvit_ray.schema import eps_name
@@ -26,7 +26,7 @@ class Condition:
     model: str
     eps: float
     defence: Defence
-    aggregation: str | None  # None without DDS
+    aggregation: Literal["mean", "vote"] | None  # None without DDS
     config: Config
 
     @property
@@ -131,9 +131,9 @@ def forwards(config: Config, clean_groups: int = 1) -> tuple[Forwards, Forwards]
     for _, eps in product(config.models, config.attack.eps):
         shared["classifier"] += (steps if eps else 0) + undefended * (1 + explained)
         shared["classifier backward"] += steps if eps else 0
-        for trials in sets:
-            shared["classifier"] += trials.trials * (1 + explained)
-            shared["denoiser"] += trials.trials * _passes(trials) if eps else 0
+        for key in sets:
+            shared["classifier"] += key.trials * (1 + explained)
+            shared["denoiser"] += key.trials * _passes(key) if eps else 0
     if 0 in config.attack.eps:
         shared["denoiser"] += clean_groups * sum(d.trials * _passes(d) for d in sets)
     for condition in conditions(config):

@@ -20,6 +20,17 @@ REGISTRY: dict[str, dict[str, str]] = {
     "explainer": {
         "raw_attention": "fvit_ray.explainers.raw_attention:EXPLAINER",
         "rollout": "fvit_ray.explainers.rollout:EXPLAINER",
+        "gradcam": "fvit_ray.explainers.gradcam:EXPLAINER",
+        "lrp": "fvit_ray.explainers.lrp:EXPLAINER",
+        "partial_lrp": "fvit_ray.explainers.partial_lrp:EXPLAINER",
+        "vta": "fvit_ray.explainers.vta:EXPLAINER",
+        "lrp_rollout": "fvit_ray.explainers.lrp_rollout:EXPLAINER",
+        "generic": "fvit_ray.explainers.generic:EXPLAINER",
+        "attnlrp": "fvit_ray.explainers.attnlrp:EXPLAINER",
+        "random": "fvit_ray.explainers.random:EXPLAINER",
+        "input_intensity": "fvit_ray.explainers.input_intensity:EXPLAINER",
+        "input_gradient": "fvit_ray.explainers.input_gradient:EXPLAINER",
+        "integrated_gradients": "fvit_ray.explainers.integrated_gradients:EXPLAINER",
     },
 }
 

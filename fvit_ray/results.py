@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ class Meter:
     """Image passes per network and seconds per stage."""
 
     forwards: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def count(self, network: str, images: int) -> None:
         self.forwards[network] += images
@@ -54,7 +54,7 @@ class Results:
     examples: dict[str, Tensor]  # "clean/<model>", ... -> (k, ..., H, W, 3) uint8
 
     def rows(self) -> list[dict[str, Any]]:
-        """One tidy row per (sample, condition), sample by sample; `at` is the place in the batch."""
+        """One tidy row per (sample, condition); `at` is the sample's place in the batch."""
         rows = []
         for i, key in enumerate(self.keys):
             for name, outcome in self.outcomes.items():
@@ -68,41 +68,29 @@ class Results:
                         "prob_label": float(outcome.prob_label[i]),
                         "prob_pred": float(outcome.prob_pred[i]),
                     }
-                rows.append(row | {"error": None if valid else "the network's output is not finite"})
+                rows.append(
+                    row | {"error": None if valid else "the network's output is not finite"}
+                )
         return rows
-
-
-def padded(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """Apply `function` to `x` (N, ...) in calls of exactly `size`, the last padded with zeros.
-
-    A kernel's last bits change with its batch, so every call has one shape.
-    """
-    outputs = []
-    for part in x.split(size):
-        missing = size - len(part)
-        if missing:
-            part = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
-        outputs.append(function(part)[: size - missing])
-    return torch.cat(outputs)
 
 
 def join(blocks: list[Results]) -> Results:
     """Concatenate the results of consecutive blocks; examples are the first block's."""
     first = blocks[0]
 
-    def cat(pick: Callable[[Results], Tensor | None]) -> Any:
-        parts = [pick(block) for block in blocks]
-        return None if parts[0] is None else torch.cat([p for p in parts if p is not None])
+    def cat(parts: list[Any]) -> Any:
+        return None if parts[0] is None else torch.cat(parts)
 
+    fields = ("pred", "prob_label", "prob_pred", "top5_correct", "valid", "target")
     outcomes = {}
     for name, outcome in first.outcomes.items():
-        fields = ("pred", "prob_label", "prob_pred", "top5_correct", "valid", "target")
+        same = [block.outcomes[name] for block in blocks]
         outcomes[name] = Outcome(
-            **{f: cat(lambda b, f=f: getattr(b.outcomes[name], f)) for f in fields},
-            saliency={e: cat(lambda b, e=e: b.outcomes[name].saliency[e]) for e in outcome.saliency},
+            **{field: cat([getattr(o, field) for o in same]) for field in fields},
+            saliency={e: cat([o.saliency[e] for o in same]) for e in outcome.saliency},
         )
     keys = tuple(key for block in blocks for key in block.keys)
-    return Results(keys, cat(lambda b: b.label), first.columns, outcomes, first.examples)
+    return Results(keys, cat([b.label for b in blocks]), first.columns, outcomes, first.examples)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def _words(
     count: int,
     device: torch.device | str,
 ) -> list[Tensor]:
-    """Four tensors (len(streams), ceil(count / 4)) of words in [0, 2^32); a stream is (key, trial)."""
+    """Four tensors (len(streams), ceil(count / 4)) of words in [0, 2^32), by (key, trial)."""
     states = []
     for key, trial in streams:
         # \x1f keeps ("a", "bc") and ("ab", "c") apart
@@ -66,7 +66,7 @@ def uniform(
     shape: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Uniform noise (B, trials, *shape) float32 in (-1, 1), one stream per (key, purpose, trial)."""
+    """Uniform noise (B, trials, *shape) float32 in (-1, 1); a stream per (key, purpose, trial)."""
     streams = list(product(keys, range(trials)))
     words = _words(seed, streams, purpose, math.prod(shape), device)
     unit = (torch.stack(words, -1).double() + 0.5) * 2.0**-31 - 1

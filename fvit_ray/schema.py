@@ -62,8 +62,8 @@ ROW = pa.schema(
 #   keys                                (n,) str, the good samples in row order
 #   label                               (n,) int32
 #   saliency/<condition_id>/<explainer> (n, H, W) float16 in [0, 1], min-max per sample,
-#                                       gzip, one HDF5 chunk per sample; attribute `target`
-#   target/<condition_id>               (n,) int32, the explained class; -1 where it differs by trial
+#                                       gzip, one HDF5 chunk per sample
+#   target/<condition_id>               (n,) int32, the explained class; -1 if it differs by trial
 #   examples/keys                       (k,) str, the samples whose images are kept
 #   examples/clean/<model>              (k, H, W, 3) uint8
 #   examples/adversarial/<model>/<eps>  (k, H, W, 3) uint8, <eps> as in `eps_name`

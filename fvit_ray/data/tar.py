@@ -91,23 +91,33 @@ class _Gunzip:
 
     def __init__(self, stream: Readable) -> None:
         self.problem: str | None = None
-        self._stream, self._packed, self._zip = stream, b"", zlib.decompressobj(wbits=31)
+        self._stream, self._zip = stream, zlib.decompressobj(wbits=31)
+        self._packed, self._at = b"", 0
+
+    def _step(self) -> bytes:
+        """The next bytes of the gzip stream; b"" at its end."""
+        if self._at >= len(self._packed):
+            self._packed, self._at = self._stream.read(READ), 0
+        step = self._packed[self._at : self._at + self.STEP]
+        self._at += len(step)
+        return step
 
     def read(self, size: int) -> bytes:
-        out: list[bytes] = []
-        while sum(map(len, out)) < size and self.problem is None:
-            if not self._packed and not (self._packed := self._stream.read(READ)):
+        out = bytearray()
+        while len(out) < size and self.problem is None:
+            if not (step := self._step()):
                 self.problem = None if self._zip.eof else "the gzip stream ends early"
                 break
-            if self._zip.eof:  # another gzip member may follow
+            if self._zip.eof:  # a second gzip member, or padding
+                if not step.strip(b"\0"):
+                    continue
                 self._zip = zlib.decompressobj(wbits=31)
-            step, self._packed = self._packed[: self.STEP], self._packed[self.STEP :]
             try:
-                out.append(self._zip.decompress(step))
+                out += self._zip.decompress(step)
             except zlib.error as error:
                 self.problem = f"the gzip stream is damaged ({error})"
-            self._packed = self._zip.unused_data + self._packed
-        return b"".join(out)
+            self._at -= len(self._zip.unused_data)
+        return bytes(out)
 
 
 class _Source:
@@ -120,6 +130,10 @@ class _Source:
         if self._buffer[:2] == b"\x1f\x8b":
             head, self._buffer = bytes(self._buffer), bytearray()
             self._gzip = self._stream = _Gunzip(_Chained(head, stream))
+
+    @property
+    def at_end(self) -> bool:
+        return not self._fill(1)
 
     @property
     def problem(self) -> str | None:
@@ -156,31 +170,124 @@ class _Source:
 
     def seek_header(self) -> bool:
         """Skip to the next valid header, at any byte; False, and all skipped, if there is none."""
-        searched = 257
-        while True:
-            at = self._buffer.find(MAGIC, searched)
-            if at < 0:
-                more = self._fill(len(self._buffer) + READ) or len(self._buffer) > BLOCK
-                drop = max(0, len(self._buffer) - BLOCK) if more else len(self._buffer)
-                if self._buffer.find(MAGIC, searched) >= 0:
-                    continue
-                self.read(drop)
-                searched = 257
-                if not more or drop == 0:
-                    self.read(len(self._buffer))
-                    return False
+        while self._fill(BLOCK):
+            magic = self._buffer.find(MAGIC, 257)
+            if magic < 0:
+                self.read(len(self._buffer) - BLOCK + 1)  # a header may begin in the last 511
                 continue
-            self._fill(at - 257 + BLOCK)
-            if _parse(bytes(self._buffer[at - 257 : at - 257 + BLOCK])):
-                self.read(at - 257)
+            start = magic - 257
+            self._fill(start + BLOCK)
+            if _parse(bytes(self._buffer[start : start + BLOCK])):
+                self.read(start)
                 return True
-            searched = at + 1
+            self.read(start + 1)
+        self.read(len(self._buffer))
+        return False
 
 
 class _Chained:
+    """A stream with the bytes put back that were read to look at them."""
+
     def __init__(self, head: bytes, stream: Readable) -> None:
         self._head, self._stream = head, stream
 
     def read(self, size: int) -> bytes:
         head, self._head = self._head, b""
         return head or self._stream.read(size)
+
+
+def _hides_header(header: _Header, body: bytes) -> bool:
+    """Whether the contents hold a header of this archive: bytes were lost from them."""
+    if header.name.endswith(b".tar"):
+        return False
+    magic = body.find(MAGIC, 257)
+    while magic >= 0:
+        if _parse(body[magic - 257 : magic - 257 + BLOCK]):
+            return True
+        magic = body.find(MAGIC, magic + 1)
+    return False
+
+
+def _member(header: _Header, name: bytes, body: bytes) -> Member | None:
+    """What the header announced; None for a directory."""
+    if header.kind == b"5" or (name.endswith(b"/") and not header.size):
+        return None
+    if header.kind in NO_FILE:
+        return Member(name, b"", "is a link or a special file, its contents are not in the shard")
+    if len(body) < header.size:
+        return Member(name, body, f"is truncated to {len(body)} of {header.size} bytes")
+    return Member(name, body[: header.size])
+
+
+def _is_suspect(member: Member, body: bytes, gap: int) -> bool:
+    """Whether the member before a damage is itself hit: the next header lies inside it (`gap`
+    bytes from its end), its padding is not zero, or there is none and the headers are shifted."""
+    padding = body[len(member.data) :]
+    return gap < 0 or any(padding) or (not padding and gap % BLOCK != 0)
+
+
+def _ending(zeros: int) -> str | None:
+    """What is wrong with so many zero bytes at the end of an archive."""
+    if zeros < 2 * BLOCK:
+        return "truncated: the end-of-archive marker is missing"
+    if zeros > MAX_PADDING:
+        return f"the last {zeros} bytes are zeros: probably downloaded in part"
+    return None
+
+
+def _invalid(block: bytes, offset: int) -> str:
+    if not block and not offset:
+        return "the file is empty"
+    if not block:
+        return "truncated: the end-of-archive marker is missing"
+    if len(block) < BLOCK:
+        return "truncated inside a header"
+    return "no valid tar header here"
+
+
+def members(stream: Readable) -> Iterator[Member | Damage]:
+    """The regular files of a tar (gzipped or not) in order, and the places where some may be lost.
+
+    Raises only what `stream.read` raises.
+    """
+    source = _Source(stream)
+    held: Member | None = None  # seen, but its length is proven only by what follows
+    body, long_name, cut = b"", None, False
+    while True:
+        start = source.offset
+        block = source.read(BLOCK)
+        header = _parse(block)
+        if header is not None and not cut:
+            if held is not None:
+                yield held
+            held, body = None, source.read(header.padded)
+            if header.kind == b"L":
+                long_name = body[: header.size].rstrip(b"\0")
+            elif header.kind == b"x":
+                long_name = _pax_path(body[: header.size]) or long_name
+            elif header.kind not in b"gK":
+                held, long_name = _member(header, long_name or header.name, body), None
+                cut = _hides_header(header, body)
+            continue
+        what: str | None
+        zeros = len(block) == BLOCK and not block.strip(b"\0") and not cut
+        if zeros:
+            length = BLOCK + source.skip_zeros()
+            what = _ending(length) if source.at_end else "zeros where a header should be"
+        else:
+            what = (
+                "a file holds later headers: bytes were lost from it"
+                if cut
+                else _invalid(block, start)
+            )
+            source.unread(body + block)
+        found = source.seek_header()
+        if held is not None:
+            if found and not zeros and _is_suspect(held, body, source.offset - start):
+                held = Member(held.name, held.data, "lost or gained bytes")
+            yield held
+        if what := source.problem or what:
+            yield Damage(start, what)
+        if not found:
+            return
+        held, body, long_name, cut = None, b"", None, False

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-INDEX = "index.json"
+from fvit_ray.data.shards import INDEX, read_index
+
 CLASSES = "classes.txt"
 
 Progress = Callable[[str], None]
@@ -76,7 +77,7 @@ def write_shard(path: Path, items: Iterable[Item]) -> Entry:
         hashed = _Hashed(stream)
         packed: Any = hashed
         if path.suffix == ".gz":
-            packed = gzip.GzipFile("", "wb", compresslevel=9, fileobj=hashed, mtime=0)  # type: ignore[arg-type]
+            packed = gzip.GzipFile("", "wb", compresslevel=9, fileobj=hashed, mtime=0)
         with tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar:
             for item in items:
                 for extension, data in item.fields.items():
@@ -108,16 +109,7 @@ def _is_kept(path: Path, entry: Entry | None, recipe: str) -> bool:
     if path.stat().st_size != entry["bytes"]:
         return False
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == entry["sha256"]
-
-
-def read_index(folder: Path) -> dict[str, Entry]:
-    """File name -> {samples, bytes, sha256, recipe} of the shards in `folder`; {} without one."""
-    try:
-        shards = json.loads((folder / INDEX).read_text())["shards"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return shards if isinstance(shards, dict) else {}
+        return bool(hashlib.file_digest(stream, "sha256").hexdigest() == entry["sha256"])
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -142,7 +134,7 @@ def write_shards(
     """
     out.mkdir(parents=True, exist_ok=True)
     _write_text(out / CLASSES, "".join(f"{name}\n" for name in class_names))
-    before, index = read_index(out), {}
+    before, index = read_index(str(out)), {}
     seen: set[str] = set()
     source = iter(items)
     groups = iter(lambda: list(islice(source, per_shard)), [])
@@ -162,3 +154,27 @@ def write_shards(
         progress(f"{path}: {did}, {entry['samples']} samples, {entry['bytes'] / 2**20:.1f} MiB")
     _write_text(out / INDEX, json.dumps({"shards": index}, indent=1) + "\n")
     return index
+
+
+def make_shards(
+    read: Callable[[Path, Progress], tuple[Iterator[Item], list[str]]],
+    source: Path,
+    out: Path,
+    prefix: str,
+    per_shard: int,
+    progress: Progress,
+) -> None:
+    """Shards of what `read` finds in `source`; raises ValueError with one line, or OSError."""
+    if per_shard < 1:
+        raise ValueError(f"--per-shard {per_shard}: must be at least 1")
+    items, class_names = read(source, progress)
+    index = write_shards(
+        items,
+        out,
+        prefix=prefix,
+        per_shard=per_shard,
+        class_names=class_names,
+        progress=progress,
+    )
+    samples = sum(entry["samples"] for entry in index.values())
+    progress(f"{out}: {samples} samples of {len(class_names)} classes in {len(index)} shards")

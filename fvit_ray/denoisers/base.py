@@ -101,7 +101,7 @@ def read_output(
     channels = z_t.shape[-3]
     log_variance = None
     if output.shape[-3] == 2 * channels:
-        output, share = output.split(channels, dim=-3)
+        output, share = output.chunk(2, dim=-3)
         ends = posterior(alphas_cumprod, t)
         share = (share + 1) / 2
         log_variance = share * ends.log_beta + (1 - share) * ends.log_variance

@@ -17,15 +17,15 @@ EXPECTED = (
     "and scheduler_config.json beside them or in scheduler/"
 )
 SAMPLE = Path(str(resources.files("fvit_ray") / "sample" / "weights" / "ddpm"))
-SAMPLE_ARGS: dict[str, Any] = dict(
-    sample_size=32,
-    block_out_channels=(24, 64, 96),
-    layers_per_block=1,
-    down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    attention_head_dim=32,
-    norm_num_groups=8,
-)
+SAMPLE_ARGS: dict[str, Any] = {
+    "sample_size": 32,
+    "block_out_channels": (24, 64, 96),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 32,
+    "norm_num_groups": 8,
+}
 
 
 class PixelDenoiser:
@@ -88,9 +88,8 @@ def build(
         if not random_weights:
             state, file = read.read_state(folder)
             source = str(file)
-    unet = read.materialise(
-        lambda: UNet2DModel.from_config(config), state, source, device=device, dtype=dtype
-    )
+    make: Any = UNet2DModel.from_config
+    unet = read.materialise(lambda: make(config), state, source, device=device, dtype=dtype)
     return PixelDenoiser(unet, alphas_cumprod, kind, _resolution(unet.config, source))
 
 
@@ -118,7 +117,7 @@ def build_sample(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> PixelDenoiser:
-    """The packaged 32-pixel DDPM of the embedded sample, or another folder if `weights` names it."""
+    """The packaged 32-pixel DDPM of the embedded sample, or the folder `weights`."""
     folder = weights or (None if random_weights else str(SAMPLE))
     return build(
         folder, random_weights=random_weights, device=device, dtype=dtype, name="sample_ddpm"

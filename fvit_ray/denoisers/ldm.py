@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fvit_ray.denoisers import weights as read
 from fvit_ray.denoisers.base import DenoiserError, Prediction, read_output, scaled_linear
@@ -17,30 +17,30 @@ EXPECTED = (
     "scheduler/"
 )
 SAMPLE = Path(str(resources.files("fvit_ray") / "sample" / "weights" / "ldm"))
-SAMPLE_VAE: dict[str, Any] = dict(
-    latent_channels=4,
-    layers_per_block=1,
-    block_out_channels=(24, 48),
-    down_block_types=("DownEncoderBlock2D",) * 2,
-    up_block_types=("UpDecoderBlock2D",) * 2,
-    norm_num_groups=8,
-    sample_size=32,
-    mid_block_add_attention=False,
-    scaling_factor=1.0,
-)
-SAMPLE_UNET: dict[str, Any] = dict(
-    sample_size=16,
-    in_channels=4,
-    out_channels=4,
-    layers_per_block=1,
-    block_out_channels=(48, 80),
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    mid_block_type="UNetMidBlock2DCrossAttn",
-    cross_attention_dim=32,
-    attention_head_dim=4,
-    norm_num_groups=8,
-)
+SAMPLE_VAE: dict[str, Any] = {
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "block_out_channels": (24, 48),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 8,
+    "sample_size": 32,
+    "mid_block_add_attention": False,
+    "scaling_factor": 1.0,
+}
+SAMPLE_UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "block_out_channels": (48, 80),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
 # fed by nobody here: text, time ids, class labels, image embeddings
 _CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
 
@@ -75,8 +75,8 @@ class LatentDenoiser:
     def encode(self, x: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [0, 1] -> scaled latents (B, C, h, w); no noise is drawn."""
         encoded = self.vae.encode((2 * x - 1).to(self.dtype))
-        z = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return (self.scale * z).to(x.dtype)
+        z: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return self.scale * z.to(x.dtype)
 
     def predict(self, z_t: Tensor, t: int) -> Prediction:
         """z_t (B, C, h, w) at the 0-based step t; see `base.Denoiser`."""
@@ -93,7 +93,8 @@ class LatentDenoiser:
             decoded = self.vae.decode(latents.to(self.dtype), force_not_quantize=True)
         else:
             decoded = self.vae.decode(latents.to(self.dtype))
-        return (decoded.sample.to(z.dtype) + 1) / 2
+        image: Tensor = decoded.sample.to(z.dtype)
+        return (image + 1) / 2
 
 
 def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ def build(
         alphas_cumprod, kind = read.read_schedule(folder)
         _check(parts["unet"], parts["vae"], folder)
 
-    def load(part: str, class_name: str) -> nn.Module:
+    def load(part: str, class_name: str) -> Any:
         state, source = None, f"{name}/{part}"
         if folder is not None and not random_weights:
             state, file = read.read_state(folder / part)
@@ -148,7 +149,7 @@ def build(
             lambda: make(parts[part]), state, source, device=device, dtype=dtype
         )
 
-    unet: Any = load("unet", "UNet2DConditionModel")
+    unet = load("unet", "UNet2DConditionModel")
     vae = load("vae", parts["vae"]["_class_name"])
     context = torch.zeros(1, 1, unet.config.cross_attention_dim, device=device, dtype=dtype)
     return LatentDenoiser(vae, unet, alphas_cumprod, kind, context)

@@ -22,8 +22,12 @@ FILES = (
     "diffusion_pytorch_model.fp16.safetensors",
 )
 # diffusers' attention before 0.15 -> its names since
-_OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."))
-_OLD_NAMES += ((".proj_attn.", ".to_out.0."),)
+_OLD_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
 
 
 def folder_of(weights: str | None, name: str, expected: str) -> Path:
@@ -97,7 +101,8 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(file)
+        state: dict[str, Tensor] = load_file(file)
+        return state
     except (OSError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DenoiserError(f"{file}: cannot be read as safetensors ({reason})") from None
@@ -113,7 +118,7 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], Path]:
 
 
 def _modern(key: str) -> str:
-    for old, new in _OLD_NAMES:
+    for old, new in _OLD_NAMES.items():
         key = key.replace(old, new)
     return key
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from fvit_ray.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,35 +27,43 @@ ACTOR_CPUS = 0.75
 READER_CPUS = 0.25
 
 
-def connect(address: str | None) -> None:
-    """Join the cluster at `address` (or RAY_ADDRESS), or start a local one.
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address` (or RAY_ADDRESS), or start a local one for as long as needed.
 
-    A local Ray must not rebuild the environment for its workers, as Ray's `uv run` hook would:
-    it ships the working directory and installs everything again (minutes).
+    A Ray that the caller has started already is used and left running. A local Ray must not rebuild
+    the environment for its workers, as Ray's `uv run` hook would: it ships the working directory
+    and installs everything again (minutes).
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning
+    # Ray's core prints warnings of its own to stderr, which no Python logger can hold back
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
+        yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options["include_dashboard"] = False
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
-        sys.exit(f"error: no Ray cluster at {address}: {first}; start one with `ray start --head`")
-
-
-def disconnect() -> None:
-    import ray
-
-    ray.shutdown()
+        raise ConfigError(
+            f"--address {address}: no Ray cluster there ({first}); start one with "
+            "`ray start --head`, or leave the address out for a local one"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def pool(device: str, actors: int | None) -> Pool:
@@ -62,7 +73,7 @@ def pool(device: str, actors: int | None) -> Pool:
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     if device == "cuda" and not gpus:
-        sys.exit("error: compute.device: cuda was asked for, but the cluster has no GPU")
+        raise ConfigError("compute.device: cuda was asked for, but the cluster has no GPU")
     if device != "cpu" and gpus:
         return Pool("cuda", min(actors or gpus, gpus), 1.0, 1.0)
     return Pool("cpu", actors or max(1, cpus), ACTOR_CPUS, 0.0)

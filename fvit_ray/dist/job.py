@@ -1,14 +1,13 @@
 """A whole run: check everything, stream the shards through the actors, write the report.
 
-    parse -> already finished? reprint
-          -> preflight (models known, shards found, plan) -> Ray -> commits -> summary, report, table
+parse -> already finished? reprint
+      -> preflight (models known, shards found, plan) -> Ray -> commits -> summary, report, table
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,8 @@ def limited(
         counts = [known_samples(url) for url in urls]
         known = None if None in counts else sum(c for c in counts if c is not None)
         return [(url, name, None) for url, name in zip(urls, ids, strict=True)], known
-    chosen, left = [], limit
+    chosen: list[tuple[str, str, int | None]] = []
+    left = limit
     for url, name in zip(urls, ids, strict=True):
         if left <= 0:
             break
@@ -116,9 +116,7 @@ def _unsupported(config: Config) -> list[str]:
     return []
 
 
-def evaluate(
-    command: cli.Command, work: Work, document: dict[str, Any] | None
-) -> dict[str, Any]:
+def evaluate(command: cli.Command, work: Work, document: dict[str, Any] | None) -> dict[str, Any]:
     """Stream what is not committed yet; returns the finished run document."""
     from fvit_ray.dist import cluster, resume
     from fvit_ray.plan import conditions
@@ -145,8 +143,7 @@ def evaluate(
         if not done[name].complete
     ]
     if tasks_left:
-        cluster.connect(command.address)
-        try:
+        with cluster.connected(command.address):
             pool = cluster.pool(config.compute.device, config.compute.actors)
             if document["device"] not in (None, pool.device):
                 raise ConfigError(
@@ -155,8 +152,6 @@ def evaluate(
                 )
             document["device"] = pool.device
             _consume(config, out, work, tasks_left, pool)
-        finally:
-            cluster.disconnect()
     document["seconds"] += time.monotonic() - started
     return finish(out, config, work, document)
 
@@ -193,9 +188,7 @@ def _consume(config: Config, out: Path, work: Work, tasks_left: Any, pool: Any) 
         raise ConfigError(f"{type(cause).__name__}: {line}; the same command resumes") from error
 
 
-def finish(
-    out: Path, config: Config, work: Work, document: dict[str, Any]
-) -> dict[str, Any]:
+def finish(out: Path, config: Config, work: Work, document: dict[str, Any]) -> dict[str, Any]:
     """Count what is committed, write summary.csv, run.json and report.html."""
     from fvit_ray.dist import resume
     from fvit_ray.metrics.accuracy import summarise, write_summary
@@ -223,11 +216,10 @@ def finish(
             for n in networks
         },
     }
-    summary = summarise(out, document)
-    document["conditions"] = [
-        {name: row[name] for name in old} for old, row in zip(document["conditions"], summary)
-    ]
-    write_summary(out / "summary.csv", summary)
+    resolved = resume.resolved_conditions(out)
+    document["conditions"] = [resolved.get(c["condition_id"], c) for c in document["conditions"]]
+    manifest.write_run(out, document | {"status": "running"})
+    write_summary(out / "summary.csv", summarise(out))
     manifest.write_run(out, document)
     write_report(out)
     return document
@@ -235,9 +227,9 @@ def finish(
 
 def conclude(out: Path, document: dict[str, Any], strict: bool) -> int:
     """Print the table, the errors and where the files are; returns the exit code."""
-    from fvit_ray.report.table import print_table
+    from fvit_ray.report.table import show
 
-    print_table(out, document)
+    show(out)
     for warning in document["warnings"]:
         print(f"warning: {warning}")
     if document["errors"]:

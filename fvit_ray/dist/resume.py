@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
+
+from fvit_ray import schema
 from fvit_ray.sinks.parquet import read_notes
 
 
@@ -54,6 +58,17 @@ def totals(folder: Path) -> tuple[dict[str, int], dict[str, Counter[str]]]:
         for kind, spent in json.loads(notes["meter"]).items():
             meter[kind].update(spent)
     return counts, meter
+
+
+def resolved_conditions(folder: Path) -> dict[str, dict[str, Any]]:
+    """condition_id -> CONDITION's columns as the actors resolved them (t, sigma_pixel)."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / "metrics").glob("*.parquet")):
+        rows = pq.read_table(path, columns=schema.CONDITION.names).to_pylist()
+        found |= {row["condition_id"]: row for row in rows if row["condition_id"] is not None}
+        if found:
+            break  # every good sample has a row for each condition
+    return found
 
 
 def sweep(folder: Path) -> None:

@@ -37,15 +37,13 @@ class ShardTask:
 
 def _blocks(task: ShardTask, chunk: int) -> Iterator[pa.Table]:
     """One one-row table per chunk; looks one chunk ahead, so that the last one knows it is."""
-    number, samples = -1, []
-    for next_number, next_samples in read_chunks(task.url, chunk, limit=task.limit, skip=()):
+    number = -1
+    samples: list[RawSample] = []
+    chunks = read_chunks(task.url, chunk, limit=task.limit, name=task.shard)
+    for next_number, next_samples in chunks:
         if number >= 0 and number not in task.skip:
             yield _table(task.shard, number, samples, last=False)
         number, samples = next_number, next_samples
-    if number < 0:
-        number = 0
-        error = f"shard {task.url} holds no samples"
-        samples = [RawSample(f"{task.shard}#empty", 0, {}, error)]
     if number not in task.skip:
         yield _table(task.shard, number, samples, last=True)
 
@@ -106,16 +104,17 @@ def stream(
     context.target_max_block_size = 1  # every row is a block of its own
     context.execution_options.preserve_order = False
     decode = DecodeChunk(specs, num_classes)
+    reader_cpus = READER_CPUS if pool.device == "cpu" else 1
     dataset: Dataset = ray.data.read_datasource(
         ShardSource(tasks, config.compute.chunk),
         override_num_blocks=len(tasks),
-        ray_remote_args={"num_cpus": READER_CPUS if pool.device == "cpu" else 1},
+        num_cpus=reader_cpus,
     )
     dataset = dataset.map_batches(
         decode,
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=READER_CPUS if pool.device == "cpu" else 1,
+        num_cpus=reader_cpus,
     )
     dataset = dataset.map_batches(
         EvaluateChunk,

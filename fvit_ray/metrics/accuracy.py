@@ -54,8 +54,9 @@ class _Tally:
             self.samples.setdefault(name, len(self.samples))
             for name in encoded.dictionary.to_pylist()
         ]
-        number: NDArray[np.int64] = np.array(known, dtype=np.int64)
-        return number[encoded.indices.to_numpy(zero_copy_only=False)]
+        place = encoded.indices.to_numpy(zero_copy_only=False)
+        number: NDArray[np.int64] = np.array(known, dtype=np.int64)[place]
+        return number
 
     def outcomes(self, condition_id: str) -> NDArray[Any]:
         """(3, n): sample number, correct, top-5 correct."""

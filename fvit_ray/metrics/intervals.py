@@ -39,8 +39,8 @@ def paired_gain(a: NDArray[Any], b: NDArray[Any], seed: int) -> Gain:
     a, b: (n,) bool, right or wrong, image by image
     seed: of the bootstrap; equal inputs give equal intervals
 
-    Percentile bootstrap over images (Efron, 1979). An image counts +1 (only `a` is right), 0, or -1,
-    so a resample of n images is one multinomial draw of those three counts.
+    Percentile bootstrap over images (Efron, 1979). An image counts +1 (only `a` is right), 0, or
+    -1, so a resample of n images is one multinomial draw of those three counts.
     Where all images count the same the bootstrap has no spread, and the interval comes from
     Wilson's bound on what n images can miss: n alike images do not prove that all others are.
     n = 0 gives (0, -1, 1): nothing is known. Raises ValueError where the shapes differ.

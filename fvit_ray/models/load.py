@@ -141,19 +141,20 @@ def _is_user(name: str) -> bool:
 
 
 def _build(source: Source, random_weights: bool) -> nn.Module:
-    import timm
+    from timm import create_model as create
 
     args = {"num_classes": source.cfg["num_classes"]} | source.args
     if random_weights:
-        net = timm.create_model(source.architecture, pretrained_cfg=source.cfg, **args)
-        return net
+        untrained: nn.Module = create(source.architecture, pretrained_cfg=source.cfg, **args)
+        return untrained
     file = source.weights()
     shapes(file)  # a wrong file ends here, in one line
     cfg = source.cfg | {"file": str(file), "custom_load": False}
     try:
-        return timm.create_model(source.architecture, pretrained=True, pretrained_cfg=cfg, **args)
+        net: nn.Module = create(source.architecture, pretrained=True, pretrained_cfg=cfg, **args)
+        return net
     except (RuntimeError, KeyError, ValueError) as error:
-        bare = timm.create_model(source.architecture, pretrained_cfg=source.cfg, **args)
+        bare = create(source.architecture, pretrained_cfg=source.cfg, **args)
         raise ModelError(
             f"{file}: does not fit {source.architecture}: {difference(bare, file) or error}"
         ) from error
@@ -201,10 +202,10 @@ def _user_cfg(name: str, net: nn.Module) -> dict[str, Any]:
     """A user's module says what it expects, as timm's do."""
     cfg = getattr(net, "pretrained_cfg", None)
     needed = ("input_size", "mean", "std", "num_classes")
-    lacking = [key for key in needed if not isinstance(cfg, dict) or key not in cfg]
-    if lacking:
+    cfg = cfg if isinstance(cfg, dict) else {}
+    if lacking := [key for key in needed if key not in cfg]:
         raise ModelError(
             f"model {name!r}: give the module a `pretrained_cfg` dict with {', '.join(lacking)} "
             "(as timm's models carry)"
         )
-    return {**cfg, "num_classes": getattr(net, "num_classes", cfg["num_classes"])}  # type: ignore[dict-item]
+    return {**cfg, "num_classes": getattr(net, "num_classes", cfg["num_classes"])}

@@ -1,4 +1,4 @@
-"""What a classifier's name stands for: a timm architecture, its configuration, its weights' place."""
+"""What a name stands for: a timm architecture, its configuration, and where its weights are."""
 
 from __future__ import annotations
 

@@ -41,7 +41,10 @@ def hub_file(repository: str, names: tuple[str, ...], hint: str) -> Path:
     """
     from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        get_session,
+    )
 
     repo_id, _, tag = repository.partition("@")
     revision = tag or None
@@ -80,7 +83,7 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
             from safetensors import safe_open
 
             with safe_open(file, framework="pt") as tensors:
-                return {k: tuple(tensors.get_slice(k).get_shape()) for k in tensors.keys()}
+                return {k: tuple(tensors.get_slice(k).get_shape()) for k in tensors.keys()}  # noqa: SIM118
         tree = torch.load(file, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(

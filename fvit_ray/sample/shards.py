@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from fvit_ray.data.write import Item, write_shards
-from fvit_ray.sample.compose import CLASS_NAMES, compose
+from fvit_ray.sample import CLASS_NAMES
+from fvit_ray.sample.compose import compose
 from fvit_ray.sample.train import load_split
 
 PER_CLASS = 100

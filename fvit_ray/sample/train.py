@@ -50,7 +50,7 @@ TIMM_ARGS: dict[str, tuple[str, dict[str, object]]] = {
         ),
     ),
 }
-EPOCHS = {"teacher": 3, "vit": 7, "deit": 7, "swin": 7, "ddpm": 5, "vae": 3, "ldm": 4}
+EPOCHS = {"teacher": 2, "vit": 6, "deit": 6, "swin": 6, "ddpm": 4, "vae": 2, "ldm": 3}
 SEEDS = {"teacher": 11, "vit": 12, "deit": 13, "swin": 14, "ddpm": 15, "vae": 16, "ldm": 17}
 
 Log = Callable[[str], None]
@@ -306,7 +306,7 @@ def train_ldm(vae: nn.Module, data: Garments, scale: float, log: Log) -> nn.Modu
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
-        block_out_channels=(48, 80),
+        block_out_channels=(48, 72),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",

@@ -49,9 +49,7 @@ def check_same(folder: Path, document: dict[str, Any], config: Config) -> None:
     old = Config.model_validate(document["config"]).canonical()
     lines = difference(old, config.canonical())
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    raise ConfigError(
-        f"--out {folder}: holds another run: {lines[0]}{more}; name another folder"
-    )
+    raise ConfigError(f"--out {folder}: holds another run: {lines[0]}{more}; name another folder")
 
 
 def new_run(config: Config, shards: Sequence[str], **facts: Any) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The checkout's revision, "+changes" where it has uncommitted ones; None outside a checkout."""
+    """The checkout's revision, "+changes" if it has uncommitted ones; None outside a checkout."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
@@ -107,4 +105,4 @@ def git_revision() -> str | None:
         return None
     if revision.returncode:
         return None
-    return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    return f"{revision.stdout.strip()}{'+changes' if changes.stdout.strip() else ''}"

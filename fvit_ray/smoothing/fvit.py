@@ -57,14 +57,10 @@ def sample_trials(
             on_call(network, batch)
 
     z = None
-    once = denoiser.latent and noise_space == "latent" and step.t is not None
-    if once:  # noise enters behind the encoder, so all trials share its output
-        z = torch.cat(
-            [
-                encode_images(denoiser, pad(part, batch), count)[: len(part)]
-                for part in image.split(batch)
-            ]
-        )
+    if denoiser.latent and noise_space == "latent" and step.t is not None:
+        # noise enters behind the encoder, so all trials share its output
+        parts = [image[i : i + batch] for i in range(0, len(image), batch)]
+        z = torch.cat([encode_images(denoiser, pad(p, batch), count)[: len(p)] for p in parts])
     owner = torch.arange(len(image)).repeat_interleave(trials)
     done = []
     for start in range(0, len(owner), batch):
@@ -91,7 +87,7 @@ def sample_trials(
             count=count,
         )
         done.append(out[: len(streams)])
-    return torch.cat(done).unflatten(0, (len(image), trials))
+    return torch.cat(done).view(len(image), trials, *image.shape[1:])
 
 
 def pad(x: Tensor, size: int) -> Tensor:

@@ -92,7 +92,7 @@ def resolve(schedule: str, sigma: float | None, alphas_cumprod: Tensor) -> Step:
 
 
 def _cumulative(sigma: float | None, alphas_cumprod: Tensor, schedule: str) -> Step:
-    """`carlini` and `diffpure`: x_t = sqrt(abar) x + sqrt(1 - abar) n by the backbone's own abar."""
+    """`carlini` and `diffpure`: x_t = sqrt(abar) x + sqrt(1 - abar) n, the backbone's abar."""
     last = len(alphas_cumprod) - 1
     if sigma is None:
         t: int | None = DIFFPURE_T if last >= DIFFPURE_T else None

@@ -1,0 +1,205 @@
+"""Bytes of a sample -> uint8 images, masks and a label; whatever is wrong becomes one line."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from fvit_ray.data.preprocess import Mask, Pixels, Preprocess, apply, apply_mask
+from fvit_ray.data.shards import RawSample
+
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "gif")
+LABEL = "cls"
+MASK = "mask.png"
+MAX_PIXELS = 80_000_000  # of one image; more is taken for a decompression bomb
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "MPO")  # none that runs programs
+_ORIENTATION = 0x0112  # EXIF tag
+# what libjpeg says of pixels it had to make up; other oddities (stray bytes) lose nothing
+_LOST = re.compile(r"premature end|huffman", re.IGNORECASE)
+
+
+class DecodeError(ValueError):
+    """Contents that are no usable image, mask or label; the message is one line."""
+
+
+@dataclass(frozen=True)
+class DecodedSample:
+    """A sample as the classifiers need it.
+
+    label:  None if it is what is wrong
+    images: one (H, W, 3) uint8 per preprocessing; empty for a bad sample
+    masks:  one (H, W) bool per preprocessing, True on the object; None where there is no mask
+    error:  one line; None for a good sample
+    """
+
+    key: str
+    position: int
+    label: int | None = None
+    images: list[Pixels] = field(default_factory=list)
+    masks: list[Mask] | None = None
+    error: str | None = None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _open(data: bytes, what: str) -> Image.Image:
+    """Pillow's lazy image of these bytes, refused if empty, unknown or too large."""
+    if not data:
+        raise DecodeError(f"{what}: empty file")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DecodeError(f"{what}: {_line(error)}") from None
+    except Exception:
+        raise DecodeError(f"{what}: not a {', '.join(_FORMATS[:-1])} file, or damaged") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DecodeError(f"{what}: {width} x {height} pixels are more than {MAX_PIXELS:,}")
+    return image
+
+
+def _grey16(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, not clipped."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise DecodeError("image: 32-bit grey has no known range; convert it to 8 or 16 bits")
+    return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The first frame of any Pillow image as RGB; alpha is laid over white."""
+    if image.mode == "F":
+        raise DecodeError("image: floating-point pixels have no known range; convert it to 8 bits")
+    if image.mode.startswith("I"):
+        image = _grey16(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _jpeg(data: bytes, image: Image.Image) -> Pixels | None:
+    """Pixels of an ordinary JPEG by the fast decoder; None where Pillow must do it."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        if _LOST.search(str(error)):
+            raise DecodeError(f"image: damaged JPEG ({error})") from None
+        return None
+    return pixels
+
+
+def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
+    """Undo the camera's rotation and reflection (EXIF orientation 1 to 8)."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # unreadable EXIF data do not make the pixels worse
+        return pixels
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def decode_image(data: bytes) -> Pixels:
+    """Any image -> (H, W, 3) uint8 RGB, upright as its EXIF orientation says.
+
+    Grey is repeated, 16 bits are scaled to 8, alpha is composited over white, an animation gives
+    its first frame. Raises DecodeError on empty, truncated, damaged or too many pixels.
+    """
+    image = _open(data, "image")
+    try:
+        pixels = _jpeg(data, image)
+        if pixels is None:
+            image.load()  # before EXIF is asked: Pillow turns TIFF images by itself
+            pixels = np.array(_rgb(image))
+        return _upright(pixels, image)
+    except DecodeError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ...
+        raise DecodeError(f"image: {_line(error)}") from None
+
+
+def decode_label(fields: Mapping[str, bytes], num_classes: int | None = None) -> int:
+    """The class index in the member `cls`, in [0, num_classes); raises DecodeError."""
+    if LABEL not in fields:
+        raise DecodeError(f"label: no member .{LABEL}")
+    text = fields[LABEL].decode("utf-8", "backslashreplace").strip()
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise DecodeError(f"label: {text[:40]!r} is not an integer")
+    last = (1 << 31) - 1 if num_classes is None else num_classes - 1
+    if len(text) > 20 or not 0 <= int(text) <= last:
+        raise DecodeError(f"label: {text[:40]} is not in 0..{last}")
+    return int(text)
+
+
+def decode_mask(data: bytes) -> Mask:
+    """Any image -> (H, W) bool, True where a pixel (a palette's index, any channel) is not zero."""
+    image = _open(data, "mask")
+    as_it_is = image.mode in ("1", "L", "P") or image.mode.startswith("I")
+    try:
+        objects: Mask = np.asarray(image if as_it_is else image.convert("RGB")) != 0
+    except Exception as error:
+        raise DecodeError(f"mask: {_line(error)}") from None
+    return np.any(objects, axis=-1) if objects.ndim == 3 else objects
+
+
+def _image_field(fields: Mapping[str, bytes]) -> bytes:
+    found = [extension for extension in fields if extension in EXTENSIONS]
+    if len(found) == 1:
+        return fields[found[0]]
+    if found:
+        raise DecodeError(f"image: the sample has several ({', '.join(sorted(found))})")
+    there = ", ".join(sorted(fields)) or "nothing"
+    raise DecodeError(f"image: no member {'|'.join(EXTENSIONS)}, only {there}")
+
+
+def _pixels(raw: RawSample, specs: Sequence[Preprocess]) -> tuple[list[Pixels], list[Mask] | None]:
+    image = decode_image(_image_field(raw.fields))
+    images = [apply(image, spec) for spec in specs]
+    if MASK not in raw.fields:
+        return images, None
+    mask = decode_mask(raw.fields[MASK])
+    if mask.shape != image.shape[:2]:
+        sizes = [f"{w} x {h}" for h, w in (mask.shape, image.shape[:2])]
+        raise DecodeError(f"mask: {sizes[0]} pixels, but the image has {sizes[1]}")
+    return images, [apply_mask(mask, spec) for spec in specs]
+
+
+def decode_sample(
+    raw: RawSample, specs: Sequence[Preprocess], num_classes: int | None = None
+) -> DecodedSample:
+    """Decode and preprocess one sample; never raises for bad contents, see `DecodedSample.error`.
+
+    The mask must have the size of the upright image.
+    """
+    problems = [raw.error] if raw.error else []
+    label: int | None = None
+    images: list[Pixels] = []
+    masks: list[Mask] | None = None
+    if not problems:
+        try:
+            label = decode_label(raw.fields, num_classes)
+        except DecodeError as error:
+            problems.append(str(error))
+        try:
+            images, masks = _pixels(raw, specs)
+        except (ValueError, MemoryError) as error:
+            problems.append(_line(error))
+    if problems:
+        return DecodedSample(raw.key, raw.position, label, error="; ".join(problems))
+    return DecodedSample(raw.key, raw.position, label, images, masks)

@@ -1,0 +1,103 @@
+"""How an image becomes the square (or not) that a classifier looks at; uint8 in, uint8 out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Mode = Literal["model", "paper", "stretch", "center_crop"]
+
+MAX_RESIZED = 80_000_000  # pixels; a 1 x 10000 image must not fill the memory
+PAPER = 256 / 224  # shorter side before the crop / after it
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What the decode stage needs to know of a classifier.
+
+    mode: `model` is timm's evaluation transform (shorter side to floor(size / crop_pct), centre
+          crop); `paper` is Resize 256, CenterCrop 224, bilinear, scaled to `size`; `stretch` goes
+          straight to `size`, bilinear; `center_crop` resizes only what is smaller than `size`
+    size: (H, W) of the result
+    """
+
+    mode: Mode
+    size: tuple[int, int]
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _FILTERS:
+            known = ", ".join(_FILTERS)
+            raise ValueError(f"interpolation: {self.interpolation!r} is none of {known}")
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        """Pillow's filter; the two protocols of the literature fix it."""
+        return _FILTERS["bilinear" if self.mode in ("paper", "stretch") else self.interpolation]
+
+
+def resized(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
+    """(H, W) to which an image is resized before its centre is cropped."""
+    target = spec.size
+    if spec.mode == "stretch":
+        return target
+    if spec.mode == "center_crop":
+        if height >= target[0] and width >= target[1]:
+            return height, width
+    elif spec.mode == "paper":
+        target = (round(target[0] * PAPER), round(target[1] * PAPER))
+    else:
+        target = (math.floor(target[0] / spec.crop_pct), math.floor(target[1] / spec.crop_pct))
+    if target[0] == target[1]:  # torchvision's Resize(int), which timm uses for squares
+        if height >= width:
+            return int(target[0] * height / width), target[1]
+        return target[0], int(target[1] * width / height)
+    ratio = min(height / target[0], width / target[1])  # timm's ResizeKeepRatio
+    return round(height / ratio), round(width / ratio)
+
+
+def _cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The centre, as torchvision's CenterCrop: black where the image is smaller."""
+    (height, width), (w, h) = size, image.size
+    if w < width or h < height:
+        padded = Image.new(image.mode, (max(w, width), max(h, height)))
+        padded.paste(image, (max(0, width - w) // 2, max(0, height - h) // 2))
+        image, (w, h) = padded, padded.size
+    left, top = round((w - width) / 2), round((h - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _apply(image: Image.Image, spec: Preprocess, resampling: Image.Resampling) -> Image.Image:
+    height, width = resized(image.height, image.width, spec)
+    if height * width > MAX_RESIZED:
+        raise ValueError(f"aspect ratio too extreme: {image.width} x {image.height} pixels")
+    if (width, height) != image.size:
+        image = image.resize((width, height), resampling)
+    return image if image.size == spec.size[::-1] else _cropped(image, spec.size)
+
+
+def apply(image: Pixels, spec: Preprocess) -> Pixels:
+    """(H, W, 3) uint8 -> (*spec.size, 3) uint8; ValueError if it would need too much memory."""
+    return np.array(_apply(Image.fromarray(image), spec, spec.resampling))
+
+
+def apply_mask(mask: Mask, spec: Preprocess) -> Mask:
+    """(H, W) bool -> spec.size bool by nearest neighbour, with the image's geometry."""
+    grey = Image.fromarray(mask.astype(np.uint8))
+    return np.array(_apply(grey, spec, Image.Resampling.NEAREST)).astype(np.bool_)

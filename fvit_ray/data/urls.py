@@ -1,0 +1,170 @@
+"""Where shards are: patterns, ids, and streams that tell a lost connection from a short file."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+SAMPLE = "sample"
+ENDINGS = (".tar.gz", ".tar", ".tgz")
+MAX_SHARDS = 1_000_000
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ImportError, ValueError)
+
+
+class ShardError(ValueError):
+    """A shard that cannot be read; the message is one line with its name and the remedy."""
+
+
+def expand(pattern: str) -> list[str]:
+    """All shards that `pattern` names, in order.
+
+    `sample`, a path or URL with {000000..000049} or {train,val}, a local glob, or a folder of
+    shards. Raises ShardError for a local shard that is not there or a URL nobody can open.
+    """
+    if pattern == SAMPLE:
+        pattern = str(resources.files("fvit_ray") / "sample" / "data")
+    urls: list[str] = []
+    for name in _unfold(pattern):
+        urls += [name] if _is_remote(name) else _local(name)
+    if twice := [url for url, count in Counter(urls).items() if count > 1]:
+        raise ShardError(f"{shown(twice[0])}: the shard is named twice")
+    return urls
+
+
+def _unfold(pattern: str) -> list[str]:
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    low, high, names = found.groups()
+    if names is not None:
+        middles: Iterable[str] = names.split(",")
+    else:
+        if int(low) > int(high):
+            raise ShardError(f"{found[0]}: the range runs backwards; write {{{high}..{low}}}")
+        if int(high) - int(low) >= MAX_SHARDS:
+            raise ShardError(f"{found[0]}: more than {MAX_SHARDS:,} shards")
+        width = len(low) if low[0] == "0" else 0
+        middles = (f"{number:0{width}d}" for number in range(int(low), int(high) + 1))
+    ends = _unfold(pattern[found.end() :])
+    return [pattern[: found.start()] + m + e for m in middles for e in ends]
+
+
+def _is_remote(name: str) -> bool:
+    if "://" not in name:
+        return False
+    import fsspec
+
+    protocol = name.split("://")[0]
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ValueError:
+        raise ShardError(
+            f"{shown(name)}: unknown protocol {protocol!r}; try s3, gs, https"
+        ) from None
+    except ImportError as error:
+        raise ShardError(f"{shown(name)}: {error}") from None
+    return True
+
+
+def _local(name: str) -> list[str]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        inside = sorted(str(p) for p in path.iterdir() if p.name.endswith(ENDINGS))
+        if not inside:
+            raise ShardError(
+                f"{name}: the folder holds no .tar or .tar.gz; name the shards' folder"
+            )
+        return inside
+    if path.exists():
+        return [str(path)]
+    if glob.has_magic(name):
+        if matches := sorted(glob.glob(str(path), recursive=True)):
+            return matches
+        raise ShardError(f"{name}: no file matches; check the folder")
+    raise ShardError(f"{name}: no such shard; check the path, or the {{first..last}} of the range")
+
+
+def shown(url: str) -> str:
+    """The URL without its query, which may hold a signature."""
+    return url.split("?")[0] if "://" in url else url
+
+
+def shard_id(url: str) -> str:
+    """Short name of a shard that is safe in file names: its stem."""
+    stem = shown(url).rstrip("/").rsplit("/", 1)[-1]
+    for ending in ENDINGS:
+        stem = stem.removesuffix(ending)
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip(".") or "shard"
+    if len(safe) > 80:
+        safe = f"{safe[:63]}-{hashlib.blake2b(stem.encode(), digest_size=8).hexdigest()}"
+    return safe
+
+
+def shard_ids(urls: Sequence[str]) -> list[str]:
+    """One id per shard, unique in this list even where file systems ignore case."""
+    plain = [shard_id(url) for url in urls]
+    counts = Counter(name.lower() for name in plain)
+    taken = {name.lower() for name in plain if counts[name.lower()] == 1}
+    ids = []
+    for at, name in enumerate(plain):
+        if counts[name.lower()] > 1:
+            tries = (f"{name}-{at}" + "x" * more for more in itertools.count())
+            name = next(t for t in tries if t.lower() not in taken)
+            taken.add(name.lower())
+        ids.append(name)
+    return ids
+
+
+class Trouble(Exception):
+    """Opening or reading failed; `final` if another try is of no use."""
+
+    def __init__(self, error: Exception) -> None:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        super().__init__(" ".join(text.split()))
+        self.final = isinstance(error, _FINAL)
+
+
+class Stream:
+    """A file whose failures are `Trouble`, also when it ends before its stated size."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._seen = file, 0
+        self._size: int | None = getattr(file, "size", None)
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+        except Exception as error:
+            raise Trouble(error) from error
+        self._seen += len(data)
+        if not data and self._size is not None and self._seen < self._size:
+            raise Trouble(OSError(f"the stream ended after {self._seen} of {self._size} bytes"))
+        return data
+
+
+def open_file(url: str) -> Any:
+    if "://" not in url:
+        return open(url, "rb")
+    import fsspec
+
+    return fsspec.open(url, "rb").open()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Stream]:
+    try:
+        file = open_file(url)
+    except Exception as error:
+        raise Trouble(error) from error
+    with file:
+        yield Stream(file)

@@ -1,0 +1,25 @@
+"""Explanation methods, one per file, on one shared forward and backward pass: see `run.explain`."""
+
+from fvit_ray.explainers.base import (
+    Explainer,
+    ExplainError,
+    Needs,
+    Options,
+    Trace,
+    constant,
+    finish,
+)
+from fvit_ray.explainers.run import explain, load, supports
+
+__all__ = [
+    "ExplainError",
+    "Explainer",
+    "Needs",
+    "Options",
+    "Trace",
+    "constant",
+    "explain",
+    "finish",
+    "load",
+    "supports",
+]

@@ -1,0 +1,15 @@
+"""AttnLRP (Achtibat et al., 2024): relevance of the target's logit on the pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fvit_ray.explainers.base import Explainer, Needs, Trace, some
+
+
+def explain(trace: Trace) -> Tensor:
+    """(B, H, W): signed relevance, summed over colour channels; biases keep their share."""
+    return some(trace.relevance["attnlrp"].pixels).sum(1)
+
+
+EXPLAINER = Explainer("attnlrp", explain, lambda *_: Needs(relevance="attnlrp", pixels=True), True)

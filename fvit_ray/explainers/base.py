@@ -1,0 +1,163 @@
+"""What an explainer is, what it may ask for, and what it gets: the trace of one shared pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fvit_ray.explainers.blocks import Relevance
+from fvit_ray.models.attention import Layout, wide
+
+T = TypeVar("T")
+RuleSet = Literal["A", "B", "attnlrp"]
+
+
+class ExplainError(ValueError):
+    """An explanation that cannot be made; the message is one line with the remedy."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices the literature leaves open.
+
+    start_layer: first block, 0-based, of rollout, vta and lrp_rollout
+    row:         of distilled DeiT: mean of the CLS and DIST rows, or cls alone
+    lrp_rules:   of lrp, see `rules`
+    gamma:       of attnlrp's Linear layers; 0 is the epsilon rule
+    steps:       of integrated_gradients
+    seed:        of random
+    """
+
+    start_layer: int = 1
+    row: Literal["mean", "cls"] = "mean"
+    lrp_rules: Literal["A", "B"] = "A"
+    gamma: float = 0.0
+    steps: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an explainer reads from the trace; nothing else is computed for it.
+
+    attention, attention_grad, relevance: of blocks >= first
+    relevance: the rule set whose pass is read; pixels: that pass goes on to the pixels
+    features:  the last norm's output and its gradient
+    input_grad: gradient with respect to the network's (normalised) input
+    """
+
+    attention: bool = False
+    attention_grad: bool = False
+    relevance: RuleSet | None = None
+    first: int = 0
+    pixels: bool = False
+    features: bool = False
+    input_grad: bool = False
+
+
+@dataclass
+class Trace:
+    """One forward pass over B images, and what was derived from it, of each sample alone.
+
+    image:  (B, 3, H, W) pixels in [0, 1]; input: the same, normalised, as the network gets it
+    target: (B,) explained classes; keys: (B,) sample keys, for `random`
+    attention, attention_grad: per block, at least float32, shaped as in `Tape.attention`; the
+        gradient is that of the target's logit, None for blocks nobody asked for
+    relevance: per rule set
+    features, features_grad: (B, H, W, C) of the last norm
+    grad_at: (network input) -> gradient of the target's logit there, one more pass
+    """
+
+    image: Tensor
+    input: Tensor
+    target: Tensor
+    keys: Sequence[str] | None
+    options: Options
+    grad_at: Callable[[Tensor], Tensor]
+    _layout: Layout | None
+    attention: list[Tensor] = field(default_factory=list)
+    attention_grad: list[Tensor | None] = field(default_factory=list)
+    relevance: dict[str, Relevance] = field(default_factory=dict)
+    features: Tensor | None = None
+    features_grad: Tensor | None = None
+    input_grad: Tensor | None = None
+
+    @property
+    def layout(self) -> Layout:
+        return some(self._layout)
+
+    @property
+    def last(self) -> int:
+        """Index of the last block."""
+        return len(self.attention) - 1
+
+    def start(self) -> Tensor:
+        """(B, N) weights of the last block's tokens in the logits."""
+        return self.layout.start(self.attention[-1], len(self.image))
+
+
+def some(value: T | None) -> T:
+    """A part of the trace that the explainer has asked for."""
+    assert value is not None, "read from the trace without asking for it in `needs`"
+    return value
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A method: `explain(trace)` -> raw maps (B, h, w) on the patch grid or (B, H, W).
+
+    needs: what it reads, given the network's layout and the options
+    class_specific: whether the map depends on the explained class
+    any_network: needs no look inside, so the layout may be None
+    """
+
+    name: str
+    explain: Callable[[Trace], Tensor]
+    needs: Callable[[Layout, Options], Needs]
+    class_specific: bool
+    any_network: bool = False
+
+
+def roll(
+    trace: Trace, matrices: Sequence[Tensor | None], *, start_layer: int, normalise: bool = False
+) -> Tensor:
+    """(B, h, w): the logits' row of the product over blocks >= start_layer of (matrix + I).
+
+    Only the row is carried, from the last block down, never a product of matrices; `normalise`
+    divides each block's rows by their sums.
+    """
+    layout, row = trace.layout, trace.start()
+    for block in reversed(range(start_layer, len(matrices))):
+        matrix = some(matrices[block])
+        matrix = matrix + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        if normalise:
+            matrix = matrix / matrix.sum(-1, keepdim=True)
+        row = layout.apply(row, matrix, block)
+        if block > start_layer:
+            row = layout.descend(row, block)
+    return layout.grid(row, start_layer)
+
+
+def constant(maps: Tensor) -> Tensor:
+    """(B, h, w) raw maps -> (B,) True where a map has one value only and says nothing."""
+    flat = maps.flatten(1)
+    return flat.amax(1) == flat.amin(1)
+
+
+def finish(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Raw maps (B, h, w) -> saliency (B, H, W) in [0, 1]: bilinear to `size`, then min-max.
+
+    Each sample is scaled by itself; a constant map becomes zeros (see `constant`).
+    """
+    maps = wide(maps)
+    up = maps
+    if maps.shape[1:] != size:
+        up = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    low, high = up.amin((1, 2), keepdim=True), up.amax((1, 2), keepdim=True)
+    flat = constant(maps).view(-1, 1, 1) | (high == low)
+    return ((up - low) / (high - low).masked_fill(flat, 1)).masked_fill(flat, 0)

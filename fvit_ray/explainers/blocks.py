@@ -1,0 +1,60 @@
+"""Relevance through the parts that ViT and Swin share: attention, MLP, patch embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fvit_ray.explainers.rules import Rules
+from fvit_ray.models.attention import Tape, wide
+
+
+@dataclass
+class Relevance:
+    """What one relevance pass found, of each sample alone.
+
+    attention: per block the relevance of the attention matrix, shaped as `Tape.attention`; None
+        for blocks the pass did not reach
+    pixels: (B, 3, H, W) relevance of the network's input; None if it stopped before
+    """
+
+    attention: list[Tensor | None]
+    pixels: Tensor | None = None
+
+
+def through_attention(
+    rules: Rules, tape: Tape, block: int, layer: Any, relevance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(B', N, C) relevance of timm's attention layer -> of its input, and of its matrix."""
+    heads = layer.num_heads
+    qkv = tape.output(layer.qkv).unflatten(-1, (3, heads, -1))  # (B', N, 3, heads, d)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    attention = wide(tape.attention[block])
+    relevance = rules.linear(layer.proj, tape.input(layer.proj), relevance)
+    relevance = relevance.unflatten(-1, (heads, -1)).transpose(1, 2)
+    matrix, r_v = rules.matmul(attention, v, relevance)
+    relevance = rules.softmax(lambda: layer.scale * (q @ k.mT), attention, matrix)
+    r_q, r_k = rules.matmul(q, k.mT, relevance)
+    joined = _join(r_q, r_k.mT, r_v)
+    return rules.linear(layer.qkv, tape.input(layer.qkv), joined), matrix
+
+
+def _join(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.stack((q, k, v)).permute(1, 3, 0, 2, 4).flatten(2)
+
+
+def through_mlp(rules: Rules, tape: Tape, mlp: Any, relevance: Tensor) -> Tensor:
+    """(B, ..., C) relevance of timm's Mlp -> of its input; the activation passes it on."""
+    relevance = rules.linear(mlp.fc2, tape.input(mlp.fc2), relevance)
+    return rules.linear(mlp.fc1, tape.input(mlp.fc1), relevance)
+
+
+def through_patches(rules: Rules, tape: Tape, embed: Any, relevance: Tensor) -> Tensor:
+    """(B, h * w, D) relevance of timm's PatchEmbed -> (B, 3, H, W) of the network's input."""
+    if hasattr(embed.norm, "normalized_shape"):
+        relevance = rules.norm(embed.norm, tape.input(embed.norm).flatten(1, -2), relevance)
+    grid = relevance.transpose(1, 2).unflatten(-1, embed.grid_size)
+    return rules.patches(embed.proj, tape.input(embed.proj), grid)

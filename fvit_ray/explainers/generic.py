@@ -1,0 +1,19 @@
+"""Generic attention explainability (Chefer et al., 2021b): gradient times attention, no LRP."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fvit_ray.explainers.base import Explainer, Needs, Trace, roll, some
+
+
+def explain(trace: Trace) -> Tensor:
+    """(B, h, w): R = I, then R += mean_heads(clamp(grad * attention, 0)) R over all blocks."""
+    pairs = zip(trace.attention, trace.attention_grad, strict=True)
+    matrices = [(some(grad) * attention).clamp(min=0).mean(1) for attention, grad in pairs]
+    return roll(trace, matrices, start_layer=0)
+
+
+EXPLAINER = Explainer(
+    "generic", explain, lambda *_: Needs(attention=True, attention_grad=True), True
+)

@@ -1,0 +1,17 @@
+"""Control: input times gradient, both in the network's normalised space."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fvit_ray.explainers.base import Explainer, Needs, Trace, some
+
+
+def explain(trace: Trace) -> Tensor:
+    """(B, H, W): signed, summed over colour channels."""
+    return (trace.input * some(trace.input_grad)).sum(1)
+
+
+EXPLAINER = Explainer(
+    "input_gradient", explain, lambda *_: Needs(input_grad=True), True, any_network=True
+)

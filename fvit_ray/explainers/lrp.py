@@ -1,0 +1,15 @@
+"""LRP from the one-hot logit to the pixels, by rules A or B (Chefer et al., 2021)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fvit_ray.explainers.base import Explainer, Needs, Trace, some
+
+
+def explain(trace: Trace) -> Tensor:
+    """(B, H, W): signed relevance, summed over colour channels."""
+    return some(trace.relevance[trace.options.lrp_rules].pixels).sum(1)
+
+
+EXPLAINER = Explainer("lrp", explain, lambda _, o: Needs(relevance=o.lrp_rules, pixels=True), True)

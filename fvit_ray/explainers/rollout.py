@@ -1,0 +1,16 @@
+"""Attention rollout (Abnar and Zuidema, 2020): attention multiplied through the blocks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fvit_ray.explainers.base import Explainer, Needs, Trace, roll
+
+
+def explain(trace: Trace) -> Tensor:
+    """(B, h, w): per block mean_heads(attention) + I with rows normalised, multiplied."""
+    means = [attention.mean(1) for attention in trace.attention]
+    return roll(trace, means, start_layer=trace.options.start_layer, normalise=True)
+
+
+EXPLAINER = Explainer("rollout", explain, lambda *_: Needs(attention=True), False)

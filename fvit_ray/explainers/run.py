@@ -1,0 +1,189 @@
+"""Explanations of a batch: one forward and one backward pass for every method asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fvit_ray import registry
+from fvit_ray.explainers.base import Explainer, ExplainError, Needs, Options, Trace
+from fvit_ray.explainers.layouts import find_layout, find_relevance
+from fvit_ray.explainers.rules import AttnLRP, Rules, RulesA, RulesB
+from fvit_ray.models.attention import Tape, in_graph, watch, wide
+from fvit_ray.models.load import Classifier
+
+OnCall = Callable[[str, int], None]
+RECORDED = (nn.Linear, nn.LayerNorm, nn.Conv2d)
+RULES: Mapping[str, Callable[[Options], Rules]] = {
+    "A": lambda _: RulesA(),
+    "B": lambda _: RulesB(),
+    "attnlrp": lambda options: AttnLRP(gamma=options.gamma),
+}
+
+
+def load(name: str) -> Explainer:
+    """The explainer registered under `name`, or a user's "package.module:EXPLAINER"."""
+    explainer: Explainer = registry.load("explainer", name)
+    return explainer
+
+
+def supports(net: nn.Module, name: str, options: Options | None = None) -> str | None:
+    """None if `name` can explain `net`, else one line: what is supported and what was found."""
+    options, explainer = options or Options(), load(name)
+    layout = find_layout(net, options)
+    if isinstance(layout, str):
+        return None if explainer.any_network else f"{name}: {layout}"
+    needs = explainer.needs(layout, options)
+    if needs.first >= len(layout.attention):
+        depth = len(layout.attention)
+        return f"{name}: start_layer {needs.first}, but the network has blocks 0 to {depth - 1}"
+    if needs.relevance is not None and isinstance(why := find_relevance(net), str):
+        return f"{name}: {why}"
+    return None
+
+
+def explain(
+    classifier: Classifier,
+    image: Tensor,
+    target: Tensor,
+    names: Sequence[str],
+    *,
+    keys: Sequence[str] | None = None,
+    options: Options | None = None,
+    on_call: OnCall | None = None,
+) -> dict[str, Tensor]:
+    """Raw maps by method: (B, h, w) on the patch grid, or (B, H, W); see `base.finish`.
+
+    image:   (B, 3, H, W) pixels in [0, 1]
+    target:  (B,) int64, the explained classes
+    keys:    (B,) sample keys, which `random` is drawn from
+    on_call: told (what, images) of every pass: "forward" and "backward" through the network,
+             "relevance_A", "relevance_B", "relevance_attnlrp"
+    raises `ExplainError`, one line: a network or class that cannot be explained
+    """
+    options = options or Options()
+    for name in names:
+        if reason := supports(classifier.net, name, options):
+            raise ExplainError(reason)
+    _check_target(classifier, image, target)
+    return compute(classifier, image, target, names, keys, options, on_call or _ignore)
+
+
+def _ignore(_: str, __: int) -> None:
+    return None
+
+
+def _check_target(classifier: Classifier, image: Tensor, target: Tensor) -> None:
+    if target.shape != image.shape[:1]:
+        raise ExplainError(f"target: {tuple(target.shape)} classes for {len(image)} images")
+    classes = classifier.info.num_classes
+    wrong = target[(target < 0) | (target >= classes)]
+    if len(wrong):
+        raise ExplainError(
+            f"target: class {int(wrong[0])} is out of range; "
+            f"{classifier.info.name} has classes 0 to {classes - 1}"
+        )
+
+
+def compute(
+    classifier: Classifier,
+    image: Tensor,
+    target: Tensor,
+    names: Sequence[str],
+    keys: Sequence[str] | None,
+    options: Options,
+    on_call: OnCall,
+) -> dict[str, Tensor]:
+    """`explain` without its checks; it reads no values, so it runs on the meta device too."""
+    found = find_layout(classifier.net, options)
+    layout: Any = None if isinstance(found, str) else found
+    explainers = {name: load(name) for name in names}
+    wanted = [explainer.needs(layout, options) for explainer in explainers.values()]
+    with torch.inference_mode(False), torch.enable_grad():
+        image = image.detach().clone()  # one made in inference mode cannot enter a graph
+        x = classifier.normalise(image)
+
+        def grad_at(point: Tensor) -> Tensor:
+            on_call("forward", len(point))
+            on_call("backward", len(point))
+            with torch.enable_grad():
+                point = in_graph(point.to(x.dtype))
+                (grad,) = torch.autograd.grad(_chosen(classifier.net(point), target), point)
+            return wide(grad)
+
+        trace = Trace(image, wide(x), target, keys, options, grad_at, layout)
+        _pass(classifier.net, x, trace, wanted, on_call)
+    with torch.no_grad():
+        return {name: explainer.explain(trace) for name, explainer in explainers.items()}
+
+
+def _chosen(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum over the batch of the target's logit: no sample's gradient sees another sample."""
+    return logits.gather(1, target[:, None]).sum()
+
+
+def _pass(net: Any, x: Tensor, trace: Trace, wanted: Sequence[Needs], on_call: OnCall) -> None:
+    """The shared forward pass, the shared backward pass, and a relevance pass per rule set."""
+    inside = any(n.attention or n.attention_grad or n.relevance for n in wanted)
+    features = any(n.features for n in wanted)
+    input_grad = any(n.input_grad for n in wanted)
+    if not (inside or features or input_grad):
+        return
+    layers = trace.layout.attention if inside else ()
+    grad_from = min((n.first for n in wanted if n.attention_grad), default=None)
+    record = {net.norm} if features else set()
+    if any(n.relevance for n in wanted):
+        record |= {module for module in net.modules() if isinstance(module, RECORDED)}
+        record |= {net.patch_embed, *(stage.downsample for stage in getattr(net, "layers", ()))}
+    if input_grad:
+        x = in_graph(x)
+    on_call("forward", len(x))
+    grads = {net.norm} if features else set()
+    with watch(layers, record, grad_from=grad_from, grad_outputs=grads) as tape:
+        logits = net(x)
+    trace.attention = [wide(attention) for attention in tape.attention]
+    asked = {} if grad_from is None else dict(enumerate(tape.attention[grad_from:], grad_from))
+    points = [*asked.values()]
+    points += [tape.graph_output(net.norm)] if features else []
+    points += [x] if input_grad else []
+    if points:
+        on_call("backward", len(x))
+        found = [wide(grad) for grad in torch.autograd.grad(_chosen(logits, trace.target), points)]
+        if input_grad:
+            trace.input_grad = found.pop()
+        if features:
+            trace.features, trace.features_grad = tape.output(net.norm), found.pop()
+        by_block = dict(zip(asked, found, strict=True))
+        trace.attention_grad = [by_block.get(block) for block in range(len(trace.attention))]
+    with torch.no_grad():
+        _relevance(net, wide(logits), tape, trace, wanted, on_call)
+
+
+def _relevance(
+    net: nn.Module,
+    logits: Tensor,
+    tape: Tape,
+    trace: Trace,
+    wanted: Sequence[Needs],
+    on_call: OnCall,
+) -> None:
+    """One relevance pass per rule set, as far down as anybody asked."""
+    one_hot = F.one_hot(trace.target, logits.shape[1]).to(logits.dtype)
+    for name in sorted({n.relevance for n in wanted if n.relevance}):
+        asked = [n for n in wanted if n.relevance == name]
+        rules: Rules = RULES[name](trace.options)
+        start = one_hot * logits if name == "attnlrp" else one_hot
+        propagate: Any = find_relevance(net)
+        on_call(f"relevance_{name}", len(logits))
+        trace.relevance[name] = propagate(
+            rules,
+            net,
+            tape,
+            start,
+            first=min(n.first for n in asked),
+            pixels=any(n.pixels for n in asked),
+        )

@@ -1,0 +1,73 @@
+"""Relevance through timm's SwinTransformer: mean pooling, windows, patch merging, pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fvit_ray.explainers.blocks import (
+    Relevance,
+    through_attention,
+    through_mlp,
+    through_patches,
+)
+from fvit_ray.explainers.rules import Rules
+from fvit_ray.models.attention import Tape
+from fvit_ray.models.swin import from_windows, to_windows
+
+
+def propagate(
+    rules: Rules, net: Any, tape: Tape, relevance: Tensor, *, first: int, pixels: bool
+) -> Relevance:
+    """(B, C) relevance of the logits -> that of every attention matrix from block `first` on.
+
+    The bias and mask added to the attention scores get nothing: they belong to the softmax.
+    pixels: go on to the network's input
+    """
+    found = Relevance([None] * sum(len(stage.blocks) for stage in net.layers))
+    tokens = tape.output(net.norm)  # (B, H, W, C)
+    relevance = rules.linear(net.head.fc, tape.input(net.head.fc), relevance)
+    relevance = rules.mean(tokens.flatten(1, 2), relevance).view_as(tokens)
+    relevance = rules.norm(net.norm, tape.input(net.norm), relevance)
+    index = len(found.attention)
+    for stage in reversed(net.layers):
+        for block in reversed(stage.blocks):
+            index -= 1
+            relevance, found.attention[index] = _through_block(rules, tape, index, block, relevance)
+            if index == first and not pixels:
+                return found
+        if hasattr(stage.downsample, "reduction"):
+            relevance = _through_merging(rules, tape, stage.downsample, relevance)
+    relevance = relevance.flatten(1, 2)
+    found.pixels = through_patches(rules, tape, net.patch_embed, relevance)
+    return found
+
+
+def _through_block(
+    rules: Rules, tape: Tape, index: int, block: Any, relevance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(B, H, W, C) -> (B, H, W, C) and the relevance of the windows' attention."""
+    size = (relevance.shape[1], relevance.shape[2])
+    middle, out = tape.input(block.norm2), tape.output(block.mlp.fc2)  # (B, H * W, C)
+    skip, branch = rules.add(middle, out, relevance.flatten(1, 2))
+    branch = through_mlp(rules, tape, block.mlp, branch)
+    relevance = (skip + rules.norm(block.norm2, middle, branch)).unflatten(1, size)
+    x = tape.input(block.norm1)
+    attended = from_windows(tape.output(block.attn.proj), block, size)
+    skip, branch = rules.add(x, attended, relevance)
+    windows = to_windows(branch, block)
+    windows, matrix = through_attention(rules, tape, index, block.attn, windows)
+    branch = rules.norm(block.norm1, x, from_windows(windows, block, size))
+    return skip + branch, matrix
+
+
+def _through_merging(rules: Rules, tape: Tape, merging: Any, relevance: Tensor) -> Tensor:
+    """(B, h, w, 2C) -> (B, 2h, 2w, C); each token of four goes back where it came from."""
+    relevance = rules.linear(merging.reduction, tape.input(merging.reduction), relevance)
+    relevance = rules.norm(merging.norm, tape.input(merging.norm), relevance)
+    # timm: (B, h, 2, w, 2, C) -> (B, h, w, 2 [across], 2 [down], C)
+    x: Tensor = relevance.unflatten(-1, (2, 2, -1)).permute(0, 1, 4, 2, 3, 5)
+    height, width = tape.input(merging).shape[1:3]  # less than twice (h, w) where timm padded
+    x = x.flatten(1, 2).flatten(2, 3)
+    return x[:, :height, :width]

@@ -1,0 +1,25 @@
+"""Transformer attribution (Chefer et al., 2021): gradient times relevance, rolled out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fvit_ray.explainers.base import Explainer, Needs, Options, Trace, roll, some
+from fvit_ray.models.attention import Layout
+
+
+def explain(trace: Trace) -> Tensor:
+    """(B, h, w): per block mean_heads(clamp(grad * relevance, 0)) + I by rules B, multiplied."""
+    start, relevance = trace.options.start_layer, trace.relevance["B"].attention
+    matrices: list[Tensor | None] = [None] * start
+    for block in range(start, len(relevance)):
+        product = some(trace.attention_grad[block]) * some(relevance[block])
+        matrices.append(product.clamp(min=0).mean(1))
+    return roll(trace, matrices, start_layer=start)
+
+
+def needs(_: Layout, options: Options) -> Needs:
+    return Needs(attention=True, attention_grad=True, relevance="B", first=options.start_layer)
+
+
+EXPLAINER = Explainer("vta", explain, needs, True)

@@ -1,0 +1,103 @@
+"""Accuracy against the attack's radius, one panel per model, with 95 % intervals as bands."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fvit_ray.report.grid import Grid, Row, grid
+from fvit_ray.report.run import Run, Section
+
+# Okabe & Ito's palette, which the colour-blind can tell apart; markers tell the lines apart too
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+MARKERS = "sD^vPX"
+_INK = "#010203"  # stands for the page's text colour, light or dark
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "fvit_ray",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def section(run: Run) -> Section | None:
+    """A panel per model; None where there is one radius only, which the table says better."""
+    table = grid(run.lines)
+    if len(table.eps) < 2 or not any(line["n"] for line in run.lines):
+        return None
+    note = ", random weights" if run.document["random_weights"] else ""
+    classes = len(run.document["class_names"] or ())
+    panels = Markup("").join(
+        Markup('<figure role="img" aria-label="Accuracy of {} against eps">{}</figure>').format(
+            model, panel(table, model, 1 / classes if classes else None, note)
+        )
+        for model in table.models
+    )
+    below = Markup('<p class="note">Bands are 95 % Wilson intervals.</p>')
+    body = Markup('<div class="panels">{}</div>{}').format(panels, below)
+    return Section("curves", "Accuracy against eps", body)
+
+
+def panel(table: Grid, model: str, chance: float | None = None, note: str = "") -> Markup:
+    """One model's curves as inline SVG that takes the text colour of the page around it."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.0, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        if chance is not None:
+            axes.axhline(100 * chance, color=_INK, lw=0.8, ls=":", alpha=0.7)
+            axes.annotate(
+                f"chance {100 * chance:.3g} %", (0, 100 * chance), (3, 2), fontsize=8,
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+            )  # fmt: skip
+        rows = table.of(model)
+        defended = [row for row in rows if row.defended]
+        for row in rows:
+            at = defended.index(row) if row.defended else None
+            _draw(axes, row, at)
+        axes.set(title=model + note, xlabel="attack radius eps (1/255)")
+        axes.set(ylabel="top-1 accuracy (%)")
+        axes.set_xticks([255 * eps for eps in table.eps])
+        axes.set_xticklabels([f"{round(255 * eps, 4):g}" for eps in table.eps])
+        axes.set_ylim(0, 100)
+        axes.set_yticks(range(0, 101, 20))
+        axes.grid(axis="y", color=_INK, alpha=0.12, lw=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), model)
+
+
+def _draw(axes: Axes, row: Row, at: int | None) -> None:
+    """One line with its band; the undefended classifier (`at` None) is dashed, in ink."""
+    cells = sorted((eps, line) for eps, line in row.cells.items() if line["n"])
+    if not cells:
+        return
+    x = [255 * eps for eps, _ in cells]
+    middle, low, high = (
+        [100 * line[name] for _, line in cells] for name in ("top1", "top1_low", "top1_high")
+    )
+    colour = _INK if at is None else COLOURS[at % len(COLOURS)]
+    form = "o--" if at is None else f"{MARKERS[at % len(MARKERS)]}-"
+    axes.plot(x, middle, form, color=colour, label=row.label, lw=1.8, ms=5, clip_on=False)
+    axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+
+
+def _inline(svg: str, model: str) -> Markup:
+    """matplotlib's file as an element: no prologue, no metadata, fluid width, ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(_INK, "currentColor")
+    salt = re.sub(r"\W", "_", model)
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{salt}-", svg)
+    return Markup(re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1))

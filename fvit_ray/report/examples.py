@@ -1,0 +1,108 @@
+"""The samples whose images a run kept, with all that was made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fvit_ray.report.run import Line, Run
+
+Pixels = NDArray[np.uint8]
+
+_CAPTION = ["shard", "key", "condition_id", "label", "pred", "prob_pred", "correct"]
+
+
+@dataclass
+class Example:
+    """One sample; what the run did not keep is absent from the mappings.
+
+    clean:       model -> (H, W, 3) uint8
+    adversarial: (model, eps as in `schema.eps_name`) -> (H, W, 3) uint8
+    denoised:    condition_id -> (trials, H, W, 3) uint8
+    saliency:    (condition_id, explainer) -> (H, W) float32 in [0, 1]
+    target:      condition_id -> the explained class, -1 where it differs by trial
+    rows:        condition_id -> label, pred, prob_pred, correct
+    """
+
+    shard: str
+    key: str
+    label: int
+    clean: dict[str, Pixels] = field(default_factory=dict)
+    adversarial: dict[tuple[str, str], Pixels] = field(default_factory=dict)
+    denoised: dict[str, Pixels] = field(default_factory=dict)
+    saliency: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict)
+    target: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, Line] = field(default_factory=dict)
+
+
+def read_examples(run: Run, most: int) -> tuple[list[Example], list[str]]:
+    """The first `most` examples of the committed chunks, and one line per unreadable file."""
+    found: list[Example] = []
+    complaints = []
+    for stem in run.stems:
+        if len(found) >= most:
+            break
+        path = run.maps(stem)
+        if path is None:
+            continue
+        try:
+            with h5py.File(path, "r") as file:
+                here = _examples(file, most - len(found))
+        except OSError as error:
+            complaints.append(f"{path.name} cannot be read ({error})")
+            continue
+        _add_rows(run, stem, here)
+        found += here
+    return found, complaints
+
+
+def _examples(file: h5py.File, most: int) -> list[Example]:
+    if "examples" not in file:
+        return []
+    group = file["examples"]
+    keys = [_text(key) for key in group["keys"][:most]]
+    places = {_text(key): at for at, key in enumerate(file["keys"][:])}
+    return [_example(file, group, at, key, places.get(key)) for at, key in enumerate(keys)]
+
+
+def _example(file: h5py.File, group: h5py.Group, at: int, key: str, place: int | None) -> Example:
+    """The example of row `at` of examples/*, which is row `place` of the chunk's maps."""
+    label = -1 if place is None else int(file["label"][place])
+    example = Example(_text(file.attrs["shard"]), key, label)
+    for model, images in _children(group, "clean"):
+        example.clean[model] = images[at]
+    for model, radii in _children(group, "adversarial"):
+        for eps, images in radii.items():
+            example.adversarial[model, eps] = images[at]
+    for condition, images in _children(group, "denoised"):
+        example.denoised[condition] = images[at]
+    if place is not None:
+        for condition, explainers in _children(file, "saliency"):
+            for explainer, maps in explainers.items():
+                example.saliency[condition, explainer] = maps[place].astype(np.float32)
+        for condition, targets in _children(file, "target"):
+            example.target[condition] = int(targets[place])
+    return example
+
+
+def _children(group: h5py.Group, name: str) -> list[tuple[str, Any]]:
+    return list(group[name].items()) if name in group else []
+
+
+def _add_rows(run: Run, stem: str, examples: list[Example]) -> None:
+    where = pc.field("key").isin([example.key for example in examples])
+    by_key = {(example.shard, example.key): example for example in examples}
+    for row in run.rows(_CAPTION, where, [stem]).to_pylist():
+        example = by_key.get((row["shard"], row["key"]))
+        if example is not None and row["condition_id"] is not None:
+            example.rows[row["condition_id"]] = row
+            example.label = row["label"]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,172 @@
+"""Images, attacks, denoised trials and maps of the kept samples, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from fvit_ray import schema
+from fvit_ray.report.examples import Example, Pixels, read_examples
+from fvit_ray.report.grid import Grid, Row, grid
+from fvit_ray.report.pictures import Picture, amplification, difference, overlay, picture
+from fvit_ray.report.render import render
+from fvit_ray.report.run import Line, Run, Section
+from fvit_ray.report.text import probability, radius
+
+MOST = 8  # examples in the report, of however many the run kept
+BUDGET = 2_300_000  # characters of all strips: the whole report stays below 3 MB
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a strip: pictures with a caption; `correct` None where none was predicted."""
+
+    pictures: tuple[Picture, ...] = ()
+    name: str = ""  # of the predicted class
+    share: str = ""  # its probability; the factor of a perturbation
+    full: str = ""  # the caption in words
+    correct: bool | None = None
+
+
+@dataclass(frozen=True)
+class Band:
+    """One kind of picture across the radii."""
+
+    title: str
+    cells: tuple[Cell, ...]
+
+
+def section(run: Run) -> Section | None:
+    """A strip per example and model, the first example open; None where no image was kept."""
+    kept = run.config.get("examples")
+    most = MOST if kept is None else min(kept, MOST)
+    examples, complaints = read_examples(run, most) if most else ([], [])
+    table = grid(run.lines)
+    if not table.rows or not (examples or complaints):
+        return None
+    strips: list[Markup] = []
+    for example in examples:
+        strip = _strip(run, table, example, first=not strips)
+        if strips and len(strip) + sum(map(len, strips)) > BUDGET:
+            break
+        strips.append(strip)
+    notes = [f"Maps file {complaint}." for complaint in complaints]
+    if left := len(examples) - len(strips):
+        notes.append(f"{left} more examples are in the maps files; left out to keep this compact.")
+    body = render(
+        "gallery",
+        strips=strips,
+        notes=notes,
+        attacked=bool(table.eps and table.eps[-1]),
+        maps=any(example.saliency for example in examples),
+    )
+    return Section("gallery", "Examples", body)
+
+
+def _strip(run: Run, table: Grid, example: Example, first: bool) -> Markup:
+    panels = [
+        (model, [radius(eps) for eps in table.eps], _bands(run, table, model, example))
+        for model in table.models
+        if model in example.clean
+    ]
+    name = run.class_name(example.label)
+    return render("strip", key=example.key, label=name, panels=panels, open=first)
+
+
+def _bands(run: Run, table: Grid, model: str, example: Example) -> list[Band]:
+    """All that is shown of one example and model, top to bottom."""
+    rows = table.of(model)
+    bare = next((row for row in rows if not row.defended), None)
+    images = [_image(example, model, eps) for eps in table.eps]
+    seen = [
+        Cell() if image is None else _cell(run, example, bare, eps, (picture(image, "image"),))
+        for eps, image in zip(table.eps, images, strict=True)
+    ]
+    bands = [Band("image" if bare is None else "image, no defence", tuple(seen))]
+    if any(table.eps):
+        bands.append(_perturbation(example.clean[model], images, table.eps))
+    for defence in dict.fromkeys(row.defence for row in rows if row.defended):
+        row = next(row for row in rows if row.defence == defence)  # aggregations share the trials
+        trials = [_trials(run, example, row, eps) for eps in table.eps]
+        bands.append(Band(f"denoised trials, {row.label}", tuple(trials)))
+    for explainer in _explainers(run, example):
+        for row in rows:
+            cells = [
+                _map(run, example, row, eps, explainer, image)
+                for eps, image in zip(table.eps, images, strict=True)
+            ]
+            label = row.label if row.defended else "no defence"
+            bands.append(Band(f"{explainer}, {label}", tuple(cells)))
+    return [band for band in bands if any(cell.pictures for cell in band.cells)]
+
+
+def _explainers(run: Run, example: Example) -> list[str]:
+    """In the order of the configuration, which a maps file does not keep."""
+    order = list(run.config.get("explainers") or ())
+    found = sorted({name for _, name in example.saliency})
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _image(example: Example, model: str, eps: float) -> Pixels | None:
+    if eps == 0:
+        return example.clean[model]
+    return example.adversarial.get((model, schema.eps_name(eps)))
+
+
+def _perturbation(clean: Pixels, images: list[Pixels | None], radii: tuple[float, ...]) -> Band:
+    """What the attack added, each radius amplified to span the greys."""
+    cells = []
+    for eps, image in zip(radii, images, strict=True):
+        if not eps or image is None:
+            cells.append(Cell())
+            continue
+        factor = amplification(eps)
+        shown = picture(difference(clean, image, factor), f"perturbation times {factor}")
+        cells.append(Cell((shown,), share=f"×{factor}"))
+    return Band("perturbation, amplified", tuple(cells))
+
+
+def _trials(run: Run, example: Example, row: Row, eps: float) -> Cell:
+    line = row.cells.get(eps)
+    trials = example.denoised.get(line["condition_id"]) if line else None
+    if trials is None:
+        return Cell()
+    pictures = tuple(
+        picture(trial, f"denoised trial {at + 1}", size="half" if at else "")
+        for at, trial in enumerate(trials)
+    )
+    return _cell(run, example, row, eps, pictures)
+
+
+def _map(
+    run: Run, example: Example, row: Row, eps: float, explainer: str, image: Pixels | None
+) -> Cell:
+    line = row.cells.get(eps)
+    found = example.saliency.get((line["condition_id"], explainer)) if line else None
+    if line is None or found is None or image is None:
+        return Cell()
+    target = example.target.get(line["condition_id"])
+    explained = f"explains {run.class_name(target)}" if target not in (None, -1) else "per trial"
+    heat = picture(overlay(image, found), f"{explainer} map, {explained}", colours=64)
+    return _cell(run, example, row, eps, (heat,), target)
+
+
+def _cell(
+    run: Run,
+    example: Example,
+    row: Row | None,
+    eps: float,
+    pictures: tuple[Picture, ...],
+    target: int | None = None,
+) -> Cell:
+    """Pictures with what was predicted under that condition, and what was explained if other."""
+    line: Line | None = row.cells.get(eps) if row else None
+    seen = example.rows.get(line["condition_id"]) if line else None
+    if seen is None or seen["pred"] is None:
+        return Cell(pictures)
+    name, share = run.class_name(seen["pred"]), probability(seen["prob_pred"])
+    full = f"{name}, {share}, {'correct' if seen['correct'] else 'wrong'}"
+    if target is not None and target != seen["pred"]:
+        full += f"; explains {run.class_name(target) if target >= 0 else 'each trial'}"
+    return Cell(pictures, name.split(",")[0], share, full, bool(seen["correct"]))

@@ -1,0 +1,101 @@
+"""The summary as a grid: a row per (model, defence, aggregation), a column per radius."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fvit_ray import schema
+from fvit_ray.report.text import value
+
+Line = dict[str, Any]
+
+# what a row's cells share is everything in a condition but these
+_FREE = ("condition_id", "attack", "eps", "attack_label")
+
+# what tells two defences of one denoiser apart -> how that is written
+_TELLING = {
+    "schedule": "{}",
+    "sigma": "sigma {}",
+    "trials": "m {}",
+    "map_aggregation": "maps {}",
+    "denoise": "denoise {}",
+    "smooth": "smooth {}",
+    "noise_space": "{} noise",
+    "common_noise": "common noise {}",
+}
+
+
+@dataclass
+class Row:
+    """One classifier behind one defence; `cells` maps eps to the line of summary.csv."""
+
+    model: str
+    defence: str  # "none", or the denoiser and what tells it from its likes in this run
+    aggregation: str | None
+    cells: dict[float, Line] = field(default_factory=dict)
+
+    @property
+    def any(self) -> Line:
+        """Some line of the row: the defence's settings are the same in all."""
+        return next(iter(self.cells.values()))
+
+    @property
+    def defended(self) -> bool:
+        return bool(self.any["denoiser"] != "none")
+
+    @property
+    def label(self) -> str:
+        """Defence with aggregation, e.g. "sample_ddpm (mean)"."""
+        return f"{self.defence} ({self.aggregation})" if self.aggregation else self.defence
+
+
+@dataclass(frozen=True)
+class Grid:
+    eps: tuple[float, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(row.model for row in self.rows))
+
+    def of(self, model: str) -> list[Row]:
+        return [row for row in self.rows if row.model == model]
+
+
+def grid(lines: Sequence[Line]) -> Grid:
+    """Lay the lines of summary.csv out; models and defences keep the order of the run."""
+    names = [name for name in schema.CONDITION.names if name not in _FREE]
+    labels = _labels(lines)
+    rows: dict[tuple[Any, ...], Row] = {}
+    for line in lines:
+        key, twin = tuple(line[name] for name in names), 0
+        while (row := rows.get((*key, twin))) is not None and line["eps"] in row.cells:
+            twin += 1  # same settings to the letter, e.g. other weights: its own row
+        if row is None:
+            label = labels[_defence(line)] + (f" #{twin + 1}" if twin else "")
+            row = rows[*key, twin] = Row(line["model"], label, line["aggregation"])
+        row.cells[line["eps"]] = line
+    order = list(dict.fromkeys(line["model"] for line in lines))
+    eps = tuple(sorted({line["eps"] for line in lines}))
+    return Grid(eps, tuple(sorted(rows.values(), key=lambda row: order.index(row.model))))
+
+
+def _defence(line: Line) -> tuple[Any, ...]:
+    return (line["denoiser"], *(line[name] for name in _TELLING))
+
+
+def _labels(lines: Sequence[Line]) -> dict[tuple[Any, ...], str]:
+    """Defence -> its shortest name that no other defence of the run has."""
+    defences = {_defence(line): line for line in lines}
+    labels = {}
+    for key, line in defences.items():
+        likes = [other for other in defences.values() if other["denoiser"] == line["denoiser"]]
+        telling = [
+            form.format(value(line[name]))
+            for name, form in _TELLING.items()
+            if any(other[name] != line[name] for other in likes)
+        ]
+        labels[key] = " ".join((line["denoiser"], *telling))
+    return labels

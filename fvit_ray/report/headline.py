@@ -1,0 +1,109 @@
+"""The answer in a sentence, computed from the summary."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fvit_ray.report.grid import Grid, Line, Row, grid
+from fvit_ray.report.render import render
+from fvit_ray.report.run import Run, Section
+from fvit_ray.report.text import count, known, percent, points, radius
+
+RANDOM = (
+    "RANDOM WEIGHTS: these networks were never trained. "
+    "Only shapes, counts and timings mean anything here; accuracies and maps do not."
+)
+
+
+class Answer(NamedTuple):
+    """What a model's largest radius says, and what the defence costs on clean images, or ""."""
+
+    said: str
+    price: str = ""
+
+
+def answers(run: Run) -> list[Answer]:
+    """One per model, from the largest radius of the run.
+
+    Of several defences the first of the run is the one compared: choosing the best afterwards
+    would flatter it.
+    """
+    if run.document["random_weights"]:
+        return [Answer(RANDOM)]
+    table = grid(run.lines)
+    if not any(line["n"] for line in run.lines):
+        bad = run.document["errors"]
+        return [Answer(f"No sample was evaluated{f': {count(bad)} failed' if bad else ''}.")]
+    eps = table.eps[-1]
+    found = [_answer(table, model, eps) for model in table.models]
+    return [answer for answer in found if answer.said]
+
+
+def sentences(run: Run) -> list[str]:
+    """The answers as plain text."""
+    return [" ".join(part for part in answer if part) for answer in answers(run)]
+
+
+def section(run: Run) -> Section | None:
+    """The answer, the first model large; None under random weights, where there is none."""
+    if run.document["random_weights"]:
+        return None
+    return Section("answer", "Answer", render("answer", answers=answers(run)))
+
+
+def _answer(table: Grid, model: str, eps: float) -> Answer:
+    rows = table.of(model)
+    bare = next((row for row in rows if not row.defended), None)
+    defended = next((row for row in rows if row.defended), None)
+    if defended is None or not _has(defended, eps):
+        return Answer(_plain(bare or rows[0], table.eps))
+    line = defended.cells[eps]
+    where = f"at {radius(eps)}" if eps else "on clean images"
+    keeps = "keeps" if eps else "has"
+    start = f"With {_called(line, rows)}, {model} {keeps} {percent(line['top1'])} {where}"
+    if bare is None or not _has(bare, eps) or not known(line["gain"]):
+        return Answer(f"{start}.")
+    without = bare.cells[eps]["top1"]
+    said = f"{start} where it has {percent(without)} without: {_gain(line)}."
+    price = ""
+    if eps and _has(defended, 0.0) and known(defended.cells[0.0]["gain"]):
+        clean, other = defended.cells[0.0], bare.cells[0.0]
+        price = (
+            f"On clean images it has {percent(clean['top1'])} with and {percent(other['top1'])} "
+            f"without: {points(clean['gain'])} points "
+            f"(95 % interval {points(clean['gain_low'])} to {points(clean['gain_high'])})."
+        )
+    return Answer(said, price)
+
+
+def _plain(row: Row, radii: tuple[float, ...]) -> str:
+    parts = [
+        f"{percent(row.cells[eps]['top1'])} {f'at {radius(eps)}' if eps else 'on clean images'}"
+        for eps in dict.fromkeys((radii[0], radii[-1]))
+        if _has(row, eps)
+    ]
+    return f"{row.model} has {' and '.join(parts)}; no defence was run." if parts else ""
+
+
+def _has(row: Row, eps: float) -> bool:
+    return bool(eps in row.cells and row.cells[eps]["n"])
+
+
+def _called(line: Line, rows: list[Row]) -> str:
+    real = line["denoiser"] != "identity" and line["denoise"] is not False
+    name = "DDS" if real else "noise alone"
+    defended = [row for row in rows if row.defended]
+    first = ", ".join(part for part in (defended[0].defence, defended[0].aggregation) if part)
+    return f"{name} ({first})" if len(defended) > 1 else name
+
+
+def _gain(line: Line) -> str:
+    gain, low, high = line["gain"], line["gain_low"], line["gain_high"]
+    size = f"{abs(100 * gain):.1f} points"
+    if low > 0:
+        return f"a gain of {size}, at least {100 * low:.1f} (95 %)"
+    if high < 0:
+        return f"a loss of {size}, at least {-100 * high:.1f} (95 %)"
+    between = f"{points(low)} to {points(high)}"
+    kind = "a gain" if gain > 0 else "a loss" if gain < 0 else "a difference"
+    return f"{kind} of {size}, which {count(line['n'])} images cannot tell from none ({between})"

@@ -1,0 +1,58 @@
+"""report.html: one self-contained file, section by section."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fvit_ray.report import curves, facts, gallery, headline, table
+from fvit_ray.report.render import render
+from fvit_ray.report.run import Run, Section
+
+# In the order of the page. A builder returns None where the run has nothing for it to show; a new
+# part of the report is one more function here.
+SECTIONS: list[Callable[[Run], Section | None]] = [
+    headline.section,
+    table.section,
+    curves.section,
+    gallery.section,
+    facts.protocol_section,
+    facts.timings,
+    facts.forwards,
+    facts.counts,
+    facts.versions,
+]
+
+
+def page(run: Run) -> str:
+    """The whole report as HTML that asks the network for nothing."""
+    sections = [section for build in SECTIONS if (section := build(run)) is not None]
+    document = run.document
+    return str(
+        render(
+            "page",
+            title=document["name"] or run.folder.name,
+            alarm=headline.RANDOM if document["random_weights"] else "",
+            status=document["status"],
+            when=document["finished"] or document["started"],
+            sections=sections,
+        )
+    )
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write DIR/report.html from what DIR holds, whole or not at all; returns its path.
+
+    Raises `RunError` (a ValueError of one line) where `run_dir` is no run folder.
+    """
+    run = Run(run_dir)
+    path = run.folder / "report.html"
+    text = page(run)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

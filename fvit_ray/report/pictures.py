@@ -1,0 +1,71 @@
+"""Small pictures as data URIs: photographs, amplified perturbations, maps laid over an image."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+SMALL = 64  # images up to this side are kept pixel for pixel; the page enlarges them unsmoothed
+SIDE = 128  # larger ones are reduced to this and compressed
+_COLOURS = mpl.colormaps["inferno"]  # even in lightness: readable in grey and by the colour-blind
+
+
+@dataclass(frozen=True)
+class Picture:
+    uri: str
+    alt: str
+    pixelated: bool
+    size: str = ""  # "half" beside another
+
+
+def picture(image: Pixels, alt: str, size: str = "", colours: int | None = None) -> Picture:
+    """(H, W, 3) uint8 -> PNG of the same pixels; JPEG of at most SIDE pixels for photographs.
+
+    colours: reduce a small picture to so many colours, for size where shades matter little
+    """
+    drawn = Image.fromarray(np.ascontiguousarray(image))
+    small = max(drawn.size) <= SMALL
+    file = io.BytesIO()
+    if small:
+        if colours is not None:
+            drawn = drawn.quantize(colours, dither=Image.Dither.NONE)
+        drawn.save(file, "png", optimize=True)
+    else:
+        drawn.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        drawn.save(file, "jpeg", quality=82)
+    encoded = base64.b64encode(file.getvalue()).decode()
+    return Picture(f"data:image/{'png' if small else 'jpeg'};base64,{encoded}", alt, small, size)
+
+
+def amplification(eps: float) -> int:
+    """The factor that makes a perturbation of size `eps` (pixel units) span all the greys."""
+    return max(1, int(0.5 / eps)) if eps > 0 else 1
+
+
+def difference(clean: Pixels, adversarial: Pixels, factor: float) -> Pixels:
+    """(H, W, 3) uint8: 0.5 + factor (adversarial - clean), so that grey is no change."""
+    change = adversarial.astype(np.float32) - clean.astype(np.float32)
+    shown: Pixels = np.clip(127.5 + factor * change, 0, 255).round().astype(np.uint8)
+    return shown
+
+
+def overlay(image: Pixels, saliency: NDArray[np.float32]) -> Pixels:
+    """(H, W, 3) uint8: the image in grey under the map (H', W') in [0, 1] as heat."""
+    height, width = image.shape[:2]
+    heat = np.nan_to_num(saliency.astype(np.float32)).clip(0, 1)
+    if heat.shape != (height, width):
+        resized = Image.fromarray(heat).resize((width, height), Image.Resampling.BILINEAR)
+        heat = np.asarray(resized)
+    grey = image.astype(np.float32).mean(-1, keepdims=True) / 255
+    colour = np.asarray(_COLOURS(heat))[..., :3]
+    cover = 0.2 + 0.55 * heat[..., None]  # where the map is dark the image shows
+    shown: Pixels = (255 * ((1 - cover) * grey + cover * colour)).round().astype(np.uint8)
+    return shown

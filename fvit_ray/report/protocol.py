@@ -1,0 +1,83 @@
+"""Every choice that a number depends on, in lines that stand under the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fvit_ray.report.grid import Row, grid
+from fvit_ray.report.run import Run
+from fvit_ray.report.text import radius, value
+
+
+def protocol(run: Run) -> list[tuple[str, str]]:
+    """(what, choices) pairs: the attack, each defence, the maps, the data, the arithmetic."""
+    table, config = grid(run.lines), run.config
+    lines = [("attack", _attack(run))]
+    seen: dict[str, str] = {}
+    for row in table.rows:
+        if row.defended:
+            seen.setdefault(row.label, _defence(row))
+    lines += [(f"defence {label}", text) for label, text in seen.items()]
+    if config.get("explainers"):
+        target = config.get("target")
+        explained = f"class {target}" if isinstance(target, int) else value(target)
+        lines.append(("maps", f"{value(config['explainers'])}; explained class {explained}"))
+    fields = [("data", config.get("data")), ("preprocess", config.get("preprocess"))]
+    fields.append(("limit", config.get("limit") or "all samples"))
+    lines.append(("data", "; ".join(f"{name} {value(item)}" for name, item in fields)))
+    lines.append(("arithmetic", _arithmetic(run)))
+    lines.append(("versions", versions(run)))
+    return lines
+
+
+def _attack(run: Run) -> str:
+    attack: dict[str, Any] = run.config.get("attack") or {}
+    radii = [eps for eps in attack.get("eps") or [] if eps]
+    if not radii:
+        return "none"
+    size = attack.get("step_size")
+    start = "random start" if attack.get("random_start") else "no random start"
+    return "; ".join(
+        (
+            f"{value(attack.get('name'))}, L-inf, on the undefended classifier and transferred",
+            f"eps {', '.join(radius(eps) for eps in radii)}",
+            f"{value(attack.get('steps'))} steps",
+            f"step size {f'{size * 255:.4g}/255' if size else 'eps/5'}",
+            start,
+            f"label {value(attack.get('label'))}",
+        )
+    )
+
+
+def _defence(row: Row) -> str:
+    """Settings, from the conditions themselves; t is what the schedule made of sigma."""
+    line = row.any
+    parts = [f"schedule {value(line['schedule'])}"]
+    parts += [
+        f"{name} {value(line[name])}"
+        for name in ("sigma", "sigma_pixel", "t", "trials", "aggregation", "map_aggregation")
+    ]
+    parts.append(f"{value(line['noise_space'])} noise")
+    parts.append("common noise" if line["common_noise"] else "independent noise")
+    parts += [f"{flag} off" for flag in ("denoise", "smooth") if line[flag] is False]
+    return "; ".join(parts)
+
+
+def _arithmetic(run: Run) -> str:
+    document, compute = run.document, run.config.get("compute") or {}
+    fields = (
+        ("dtype", compute.get("dtype")),
+        ("micro_batch", compute.get("micro_batch")),
+        ("denoise_batch", compute.get("denoise_batch")),
+        ("device", document["device"]),
+        ("seed", document["seed"]),
+        ("fingerprint", document["fingerprint"]),
+    )
+    return "; ".join(f"{name} {value(item)}" for name, item in fields)
+
+
+def versions(run: Run) -> str:
+    """ "torch 2.15.0, timm 1.0.31; git revision 0123abcd"."""
+    named: dict[str, Any] = run.document["versions"] or {}
+    listed = ", ".join(f"{name} {value(item)}" for name, item in named.items())
+    return f"{listed or 'versions unknown'}; git revision {value(run.document['git_revision'])}"

@@ -1,0 +1,30 @@
+"""The templates of the report: package data, everything that is put in is escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fvit_ray.report import text
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fvit_ray.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    forms = "percent bounds points radius count duration ms breakless value"
+    environment.filters |= {name: getattr(text, name) for name in forms.split()}
+    return environment
+
+
+def render(template: str, **values: Any) -> Markup:
+    """`templates/<template>.html.j2` with `values`."""
+    return Markup(_environment().get_template(f"{template}.html.j2").render(**values))

@@ -1,0 +1,131 @@
+"""The accuracy table: for a terminal, for a log, and for the page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import IO
+
+from markupsafe import Markup
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fvit_ray.report.grid import Grid, Line, grid
+from fvit_ray.report.headline import RANDOM, sentences
+from fvit_ray.report.protocol import protocol
+from fvit_ray.report.render import render
+from fvit_ray.report.run import Run, Section
+from fvit_ray.report.text import MISSING, bounds, count, known, percent, points, radius
+
+_NAMES = ("model", "defence", "aggregation")
+_GAIN = "Second line: gain over none on the same images, in points (≥ its lower 95 % bound)."
+_EMPTY = "No summary.csv in this run folder yet: the run was not finished."
+
+
+def show(run_dir: Path | str, file: IO[str] | None = None) -> None:
+    """Print answer, table and protocol of a run: coloured on a terminal, plain text elsewhere."""
+    run, file = Run(run_dir), file or sys.stdout
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:
+        print(plain(run), file=file)
+        return
+    for sentence in sentences(run):
+        console.print(Text(sentence, style="bold red" if sentence == RANDOM else "bold"))
+    console.print(rich_table(grid(run.lines), console.width))
+    console.print(Text("\n".join(_below(run)), style="dim"))
+
+
+def plain(run: Run) -> str:
+    """Answer, table and protocol as text without any markup."""
+    table = grid(run.lines)
+    texts = [[*_NAMES, *(radius(eps) for eps in table.eps)]]
+    for row in table.rows:
+        cells = [_cell(row.cells.get(eps)) for eps in table.eps]
+        texts.append([row.model, row.defence, row.aggregation or MISSING, *(c[0] for c in cells)])
+        if any(gain for _, gain in cells):
+            texts.append(["", "", "", *(gain for _, gain in cells)])
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in texts]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join([*sentences(run), "", *(lines if table.rows else []), "", *_below(run)])
+
+
+def rich_table(table: Grid, width: int = 120) -> Table:
+    """The table in a box; where `width` (columns) is short, intervals go below the accuracies."""
+    names = max((len(row.model) + len(row.defence) for row in table.rows), default=0)
+    stacked = names + len("aggregation") + 24 * len(table.eps) + 8 > width
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "defence", "agg." if stacked else "aggregation"):
+        drawn.add_column(name, overflow="fold")
+    for eps in table.eps:
+        drawn.add_column(radius(eps), no_wrap=True)
+    for model in table.models:
+        for row in table.of(model):
+            cells = [_coloured(row.cells.get(eps), stacked) for eps in table.eps]
+            drawn.add_row(row.model, row.defence, row.aggregation or MISSING, *cells)
+        drawn.add_section()
+    return drawn
+
+
+def section(run: Run) -> Section:
+    """The table as HTML; top-5 folded away below it."""
+    table = grid(run.lines)
+    if not table.rows:
+        return Section("accuracy", "Accuracy", Markup("<p>{}</p>").format(_EMPTY))
+    alarm = RANDOM if run.document["random_weights"] else ""
+    note = f"{_note(table)} {_counts(run)}"
+    body = render("table", grid=table, metric="top1", note=note, alarm=alarm)
+    return Section("accuracy", "Accuracy", body)
+
+
+def _cell(line: Line | None) -> tuple[str, str]:
+    """("74.5 % [68.0, 80.0]", "+62.5 (≥ +55.4)"), the second empty without a gain."""
+    if line is None:
+        return MISSING, ""
+    accuracy = f"{percent(line['top1'])} {bounds(line['top1_low'], line['top1_high'])}".strip()
+    if not known(line["gain"]):
+        return accuracy, ""
+    return accuracy, f"{points(line['gain'])} (≥ {points(line['gain_low'])})"
+
+
+def _coloured(line: Line | None, stacked: bool) -> Text:
+    accuracy, gain = _cell(line)
+    share, bracket, interval = accuracy.partition(" [")
+    text = Text(share, style="bold")
+    if bracket:
+        text.append(f"{chr(10) if stacked else ' '}[{interval}", style="not bold dim")
+    if gain and line is not None:
+        style = "green" if line["gain_low"] > 0 else "red" if line["gain_high"] < 0 else ""
+        if stacked:
+            gain = gain.replace("(≥ ", "≥").removesuffix(")")
+        text.append(f"\n{gain}", style=f"not bold {style}")
+    return text
+
+
+def _note(table: Grid) -> str:
+    note = "Top-1 accuracy [95 % Wilson interval]."
+    gains = any(known(line["gain"]) for row in table.rows for line in row.cells.values())
+    return f"{note} {_GAIN}" if gains else note
+
+
+def _counts(run: Run) -> str:
+    """ "n = 200 images per cell; 3 samples could not be evaluated"."""
+    if not run.lines:
+        return _EMPTY
+    least, most = (pick(line["n"] for line in run.lines) for pick in (min, max))
+    n = count(most) if least == most else f"{count(least)} to {count(most)}"
+    errors = max(line["errors"] or 0 for line in run.lines)
+    bad = f"{count(errors)} {'sample' if errors == 1 else 'samples'} could not be evaluated"
+    text = f"n = {n} images per cell; {bad if errors else 'no errors'}."
+    if run.document["status"] != "complete":
+        text += f" The run is not complete (status: {run.document['status'] or 'unknown'})."
+    return text
+
+
+def _below(run: Run) -> list[str]:
+    lines = [_note(grid(run.lines)), _counts(run), ""]
+    if run.document["random_weights"]:
+        lines.insert(0, RANDOM)
+    return lines + [f"{name}: {choices}" for name, choices in protocol(run)]

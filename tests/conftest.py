@@ -1,0 +1,39 @@
+"""Fixtures that several test folders share: tiny data, tiny networks, quick configurations."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)  # as in an actor: the order of sums is part of the promise
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample() -> str:
+    """Pattern of 200 real ImageNet JPEGs in four shards; they are no part of the project."""
+    folder = ROOT.parent / "shared" / "imagenet_sample"
+    if not folder.is_dir():
+        pytest.skip("the real ImageNet JPEGs are not here")
+    return str(folder / "imagenet-sample-{000000..000003}.tar")
+
+
+def make_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A plain tar of the members, in order."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path

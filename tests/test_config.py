@@ -1,0 +1,160 @@
+"""Impossible configurations are refused in one line that names the field and the remedy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fvit_ray.cli import leaves, parse
+from fvit_ray.config import Config, ConfigError, difference
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(argv)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_without_arguments_the_sample_is_evaluated() -> None:
+    config = parse([]).config
+    assert config.data == "sample"
+    assert config.limit == 200
+    assert config.models == ("sample_vit", "sample_deit", "sample_swin")
+    assert [d.denoiser for d in config.defences] == ["none", "sample_ddpm"]
+    assert config.attack.eps == (0.0, 4 / 255, 8 / 255)
+    assert (config.attack.steps, config.defences[1].trials) == (10, 8)
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "remedy"),
+    [
+        (["--attack.eps", "8"], "attack.eps", "8/255"),
+        (["--attack.ep", "8/255"], "attack.ep", "did you mean 'eps'"),
+        (["--atack.eps", "8/255"], "atack", "did you mean 'attack'"),
+        (["--attack.name", "pdg"], "attack.name", "did you mean 'pgd'"),
+        (["--attack.steps", "0"], "attack.steps", "greater than or equal to 1"),
+        (["--defences.1.trials", "0"], "defences.1.trials", "greater than or equal to 1"),
+        (["--defences.1.sigma", "64"], "sigma", "64/255"),
+        (["--defences.1.sigma", "0"], "sigma", "smooth: false"),
+        (["--defences.1.schedule", "paper"], "sigma", "36.4/255"),
+        (["--defences.1.schedule", "carlin"], "defences.1.schedule", "'carlini'"),
+        (["--defences.9.sigma", "0.1"], "defences.9.sigma", "2 entries"),
+        (["--defences.1.smooth", "false"], "trials", "set trials to 1"),
+        (["--defences", "none", "none"], "defences", "named twice"),
+        (["--defences", "{denoiser: ddmp}"], "denoiser", "did you mean 'ddpm'"),
+        (["--models", "sample_vit", "sample_vit"], "models", "twice"),
+        (["--explainers", "rolout"], "explainers", "did you mean 'rollout'"),
+        (["--compute.chunk", "30"], "chunk", "multiple of micro_batch (25)"),
+        (["--limit", "0"], "limit", "greater than or equal to 1"),
+        (["--data", "x.tar"], "models", "--models"),
+        (
+            ["--data", "x.tar", "--models", "vit_base_patch16_224", "--defences", "sample_ddpm"],
+            "defences",
+            "32-pixel garments",
+        ),
+        (["--config", "absent.yaml"], "--config", "No such file"),
+        (["sample"], "'sample'", "--help"),
+    ],
+)
+def test_refused_in_one_line(argv: list[str], field: str, remedy: str) -> None:
+    text = refusal(*argv)
+    assert field in text
+    assert remedy in text
+
+
+def test_other_data_without_a_named_defence_means_none() -> None:
+    config = parse(["--data", "x-{0..3}.tar", "--models", "vit_base_patch16_224"]).config
+    assert [d.denoiser for d in config.defences] == ["none"]
+    assert config.limit is None
+
+
+def test_every_leaf_can_be_overridden(tmp_path: Path) -> None:
+    values = {
+        "name": "x",
+        "data": "sample",
+        "preprocess": "paper",
+        "limit": "3",
+        "models": "sample_vit",
+        "random_weights": "true",
+        "explainers": "rollout",
+        "target": "label",
+        "maps": "false",
+        "examples": "0",
+        "seed": "7",
+        "attack.name": "pgd",
+        "attack.eps": "1/255",
+        "attack.steps": "2",
+        "attack.step_size": "1/255",
+        "attack.random_start": "false",
+        "attack.label": "prediction",
+        "defences.N.denoiser": "identity",
+        "defences.N.weights": "there",
+        "defences.N.schedule": "paper",
+        "defences.N.sigma": "8/255",
+        "defences.N.trials": "1",
+        "defences.N.aggregation": "vote",
+        "defences.N.map_aggregation": "max",
+        "defences.N.denoise": "false",
+        "defences.N.smooth": "false",
+        "defences.N.noise_space": "pixel",
+        "defences.N.common_noise": "true",
+        "compute.device": "cpu",
+        "compute.dtype": "float64",
+        "compute.micro_batch": "5",
+        "compute.denoise_batch": "5",
+        "compute.chunk": "10",
+        "compute.actors": "2",
+    }
+    assert set(leaves()) - {"attack", "defences", "compute"} == set(values)
+    argv = [w for k, v in values.items() for w in ("--" + k.replace("N", "1"), v)]
+    before, after = parse([]).config.canonical(), parse(argv).config.canonical()
+    changed = {line.split(":")[0] for line in difference(before, after)}
+    assert {"attack.eps", "attack.steps", "compute.dtype", "limit", "seed"} <= changed
+    defence = parse(argv).config.defences[1]
+    assert defence.sigma == pytest.approx(8 / 255)
+    assert (defence.schedule, defence.trials, defence.common_noise) == ("paper", 1, True)
+
+
+def test_a_fraction_is_a_number() -> None:
+    assert parse(["--attack.eps", "8/255"]).config.attack.eps == (8 / 255,)
+
+
+def test_limit_none_means_all() -> None:
+    assert parse(["--limit", "none"]).config.limit is None
+
+
+def test_the_fingerprint_follows_results_only() -> None:
+    base = parse([]).config.fingerprint()
+    assert parse(["--compute.actors", "1"]).config.fingerprint() == base
+    assert parse(["--compute.chunk", "50"]).config.fingerprint() == base
+    assert parse(["--seed", "1"]).config.fingerprint() != base
+    assert parse(["--compute.micro_batch", "5"]).config.fingerprint() != base
+
+
+def test_a_config_survives_its_own_json() -> None:
+    config = parse([]).config
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_bad_configuration_dies_in_a_second_without_torch_or_ray() -> None:
+    code = (
+        "import sys, fvit_ray.dist.job as job; code = job.main(['--attack.eps', '8']);"
+        "sys.exit(code if not {'torch', 'ray'} & set(sys.modules) else 99)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: attack.eps: 8 is not a radius")
+    assert done.stderr.count("\n") == 1
+    assert time.monotonic() - started < 10  # a second on an idle machine; CI's may be busy
+
+
+def test_the_package_imports_light() -> None:
+    code = "import sys, fvit_ray; sys.exit(len({'torch', 'ray', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,201 @@
+"""Members become samples; every bad one is there with its own error."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fvit_ray.data import shards
+from fvit_ray.data.shards import (
+    RawSample,
+    ShardError,
+    count_samples,
+    known_samples,
+    read_chunks,
+    read_samples,
+)
+
+Shard = Callable[..., str]
+Members = list[tuple[str, bytes]]
+
+
+def pairs(*keys: str) -> Members:
+    return [(f"{key}.{ext}", f"{key} {ext}".encode()) for key in keys for ext in ("jpg", "cls")]
+
+
+def errors(samples: list[RawSample]) -> dict[str, str | None]:
+    return {s.key: s.error for s in samples}
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.tar.gz", "s.tgz"])
+def test_members_of_one_key_are_one_sample(shard: Shard, name: str) -> None:
+    url = shard([("./a.JPG", b"1"), ("./a.cls", b"2"), ("d.x/b.mask.png", b"3")], name)
+    assert list(read_samples(url)) == [
+        RawSample("a", 0, {"jpg": b"1", "cls": b"2"}),
+        RawSample("d.x/b", 1, {"mask.png": b"3"}),
+    ]
+
+
+def test_hidden_files_are_nobodys(shard: Shard) -> None:
+    url = shard([("._a.jpg", b"mac"), ("a.jpg", b"1"), (".DS_Store", b""), ("a.cls", b"2")])
+    assert list(read_samples(url)) == [RawSample("a", 0, {"jpg": b"1", "cls": b"2"})]
+
+
+def test_duplicate_and_scattered_keys(shard: Shard) -> None:
+    url = shard([*pairs("a", "b"), ("a.txt", b"late"), ("c.jpg", b"1"), ("c.JPG", b"2")])
+    found = list(read_samples(url))
+    assert [s.key for s in found] == ["a", "b", "a", "c"]
+    assert [s.error is None for s in found] == [True, True, False, False]
+    assert "duplicate key" in str(found[2].error)
+    assert found[3].error == "member .jpg is there twice"
+    assert found[3].fields["jpg"] == b"1"
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "x/../../a.jpg", "..\\a.jpg"])
+def test_traversal_names(shard: Shard, name: str) -> None:
+    bad, good = read_samples(shard([(name, b"1"), ("b.jpg", b"2")]))
+    assert "leaves the shard's folder" in str(bad.error) and good.error is None
+    assert bad.key.isprintable()
+
+
+def test_names_that_are_not_utf8_or_not_printable(shard: Shard) -> None:
+    url = shard([("caf\udce9\\x.jpg", b"1"), ("tab\there.jpg", b"2"), ("b\\c.jpg", b"3")])
+    latin, tab, plain = read_samples(url)
+    assert latin.key == "caf\\xe9\\\\x" and "not UTF-8" in str(latin.error)
+    assert latin.key.encode().decode("unicode_escape").encode("latin-1") == b"caf\xe9\\x"
+    assert tab.key == "tab\\x09here" and tab.error is None
+    assert plain.key == "b\\c"
+
+
+def test_a_file_without_extension_and_a_link_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("README"), io.BytesIO())
+        info = tarfile.TarInfo("a.jpg")
+        info.type, info.linkname = tarfile.LNKTYPE, "b.jpg"
+        tar.addfile(info)
+    found = errors(list(read_samples(str(path))))
+    assert "no extension" in str(found["README"]) and "link" in str(found["a"])
+
+
+def test_an_empty_shard_is_one_error(shard: Shard) -> None:
+    (only,) = read_samples(shard([], "void.tar"))
+    assert only.key == "void#damage-0" and str(only.error).endswith("void.tar: the shard holds no samples")
+
+
+@pytest.mark.parametrize("raw", [b"", b"garbage" * 500, bytes(4096)])
+def test_what_is_no_shard_is_one_error(shard: Shard, raw: bytes) -> None:
+    (only,) = read_samples(shard(raw, "bad.tar"), "the-id")
+    assert only.key == "the-id#damage-0" and only.position == 0
+    assert "bad.tar" in str(only.error) and "byte 0" in str(only.error) or not any(raw)
+
+
+def test_two_damages_are_two_errors_behind_all_samples(
+    shard: Shard, make_archive: Callable[..., bytes]
+) -> None:
+    raw = bytearray(make_archive([(f"{k}.jpg", k.encode()) for k in "abcdef"]))
+    raw[1024] ^= 1
+    raw[3 * 1024] ^= 1
+    found = list(read_samples(shard(bytes(raw))))
+    assert [s.key for s in found] == ["a", "c", "e", "f", "s-000000#damage-0", "s-000000#damage-1"]
+    assert [s.position for s in found] == list(range(6))
+    assert "byte 1024" in str(found[4].error) and "byte 3072" in str(found[5].error)
+
+
+def test_a_damaged_member_does_not_split_its_sample(
+    shard: Shard, make_archive: Callable[..., bytes]
+) -> None:
+    raw = bytearray(make_archive([("a.jpg", b"1"), ("a.mask.png", b"2"), ("a.cls", b"3")]))
+    raw[1024] ^= 1
+    first, last = read_samples(shard(bytes(raw)))
+    assert set(first.fields) == {"jpg", "cls"} and last.key.endswith("#damage-0")
+
+
+def test_a_shortfall_against_the_index_is_an_error(shard: Shard, tmp_path: Path) -> None:
+    url = shard(pairs("a", "b"))
+    entry = {"s-000000.tar": {"samples": 3, "bytes": 1, "sha256": ""}}
+    (tmp_path / "index.json").write_text(json.dumps({"shards": entry}))
+    assert "promises 3 samples, 2 were found" in str(list(read_samples(url))[-1].error)
+    assert count_samples(url) == known_samples(url) == 3
+    (tmp_path / "index.json").write_text("{")
+    assert count_samples(url) == 2 and known_samples(url) is None
+
+
+def test_chunks_are_fixed_by_position(shard: Shard) -> None:
+    url = shard(pairs(*"abcdefg"))
+
+    def chunks(**options: Any) -> dict[int, str]:
+        return {n: "".join(s.key for s in c) for n, c in read_chunks(url, 3, **options)}
+
+    assert chunks() == {0: "abc", 1: "def", 2: "g"}
+    assert chunks(skip={1}) == {0: "abc", 2: "g"}
+    assert chunks(start=1) == {1: "def", 2: "g"}
+    assert chunks(limit=5) == {0: "abc", 1: "de"}
+    assert chunks(limit=6, skip={0}) == {1: "def"}
+    assert chunks(limit=0) == {}
+
+
+class Flaky(io.BytesIO):
+    """Breaks after so many bytes, or ends there as a dropped connection does."""
+
+    def __init__(self, raw: bytes, fails_at: int | None, silent: bool) -> None:
+        super().__init__(raw)
+        self.size, self.fails_at, self.silent = len(raw), fails_at, silent
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(min(size or -1, 700))
+        if self.fails_at is not None and self.tell() > self.fails_at:
+            if self.silent:
+                return b""
+            raise OSError("connection reset")
+        return data
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_broken_connection_is_tried_again_from_the_first_byte(
+    make_archive: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    raw = make_archive(pairs(*[f"k{i}" for i in range(20)]))
+    opened: list[Flaky] = []
+
+    def opener(fails: list[int | None]) -> Callable[[str], Flaky]:
+        def open_file(url: str) -> Flaky:
+            if url.endswith("index.json"):
+                raise FileNotFoundError(url)
+            opened.append(Flaky(raw, fails[len(opened)], silent))
+            return opened[-1]
+
+        return open_file
+
+    waits: list[float] = []
+    monkeypatch.setattr(shards.time, "sleep", waits.append)
+    for module in ("urls", "shards"):
+        monkeypatch.setattr(f"fvit_ray.data.{module}.open_file", opener([9_000, 25_000, None]))
+    found = list(read_samples("s3://bucket/s.tar"))
+    assert [s.key for s in found] == [f"k{i}" for i in range(20)]
+    assert not any(s.error for s in found)
+    assert len(opened) == 3 and waits == list(shards.BACKOFF)
+
+    opened.clear()
+    for module in ("urls", "shards"):
+        monkeypatch.setattr(f"fvit_ray.data.{module}.open_file", opener([9_000] * 3))
+    with pytest.raises(ShardError, match=r"s\.tar: cannot be read"):
+        list(read_samples("s3://bucket/s.tar?X-Signature=secret"))
+
+
+def test_a_shard_that_is_gone_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"gone\.tar: cannot be read \(No such file"):
+        list(read_samples(str(tmp_path / "gone.tar")))
+
+
+def test_the_packaged_sample_reads() -> None:
+    first = shards.expand("sample")[0]
+    samples = list(read_samples(first))
+    assert len(samples) == count_samples(first) == 200
+    assert not any(s.error for s in samples)

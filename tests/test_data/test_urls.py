@@ -1,0 +1,101 @@
+"""Patterns of shards, their ids, and reading over HTTP."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from fvit_ray.data.shards import ShardError, count_samples, expand, read_samples, shard_ids
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        for number in range(3):
+            (tmp_path / f"{split}-{number:06d}.tar").touch()
+    return tmp_path
+
+
+def names(urls: list[str]) -> list[str]:
+    return [os.path.basename(url) for url in urls]
+
+
+def test_ranges_lists_globs_and_folders(folder: Path) -> None:
+    assert names(expand(f"{folder}/val-{{000000..000002}}.tar")) == [
+        f"val-{n:06d}.tar" for n in range(3)
+    ]
+    both = names(expand(f"{folder}/{{val,train}}-00000{{1..2}}.tar"))
+    assert both == [f"{s}-{n:06d}.tar" for s in ("val", "train") for n in (1, 2)]
+    assert names(expand(f"{folder}/val-*.tar")) == [f"val-{n:06d}.tar" for n in range(3)]
+    assert len(expand(str(folder))) == 6
+    assert expand("s3://bucket/a-{08..11}.tar.gz")[-2:] == [
+        "s3://bucket/a-10.tar.gz",
+        "s3://bucket/a-11.tar.gz",
+    ]
+    assert names(expand("sample")) == [f"fashion-{n:06d}.tar.gz" for n in range(5)]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "odd[1].tar").touch()
+    assert names(expand(f"{tmp_path}/odd[1].tar")) == ["odd[1].tar"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{folder}/val-{{000000..000003}}.tar", "val-000003.tar: no such shard; check"),
+        ("{folder}/nothing-*.tar", "no file matches"),
+        ("{folder}/val-{{3..1}}.tar", "runs backwards; write {1..3}"),
+        ("{folder}/val-{{0..9999999}}.tar", "more than 1,000,000"),
+        ("{folder}/{{val,val}}-000000.tar", "named twice"),
+        ("{folder}/empty", "holds no .tar"),
+        ("bogus://x/a.tar", "unknown protocol 'bogus'"),
+    ],
+)
+def test_bad_patterns_die_in_one_line(folder: Path, pattern: str, message: str) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(ShardError) as caught:
+        expand(pattern.format(folder=folder))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_ids_are_unique_and_safe() -> None:
+    urls = [
+        "/a/s-000000.tar",
+        "/b/S-000000.tar.gz",
+        "/b/s-000000-0.tar",
+        "https://h/x y.tar?sig=1",
+        "/c/.tgz",
+        "/c/" + "l" * 300 + ".tar",
+    ]
+    ids = shard_ids(urls)
+    assert ids[:5] == ["s-000000-0x", "S-000000-1", "s-000000-0", "x_y", "shard"]
+    assert len(ids[5]) <= 80 and len({name.lower() for name in ids}) == 6
+    assert shard_ids(["/a/v-1.tar", "/a/v-2.tar"]) == ["v-1", "v-2"]
+
+
+def test_reading_over_http(tmp_path: Path, make_archive: Callable[..., bytes]) -> None:
+    members = [(f"{i}.{ext}", b"x" * 5000) for i in range(8) for ext in ("jpg", "cls")]
+    (tmp_path / "w.tar").write_bytes(make_archive(members))
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        base = f"http://127.0.0.1:{server.server_port}"
+        assert expand(f"{base}/w.tar") == [f"{base}/w.tar"]
+        assert [s.key for s in read_samples(f"{base}/w.tar")] == [str(i) for i in range(8)]
+        assert count_samples(f"{base}/w.tar") == 8
+        with pytest.raises(ShardError, match=r"gone\.tar: cannot be read"):
+            list(read_samples(f"{base}/gone.tar"))
+    finally:
+        server.shutdown()
+        server.server_close()
