@@ -82,16 +82,28 @@ class Evaluator:
         """
         batches = dict.fromkeys(self.specs.values(), batch) if isinstance(batch, Batch) else batch
         size, total = self.config.compute.micro_batch, len(next(iter(batches.values())))
-        blocks = [
-            self._block(
-                {s: _slice(b, at, at + size) for s, b in batches.items()}, max(0, examples - at)
-            )
-            for at in range(0, total, size)
-        ]
+        blocks = []
+        for at in range(0, total, size):
+            block = {spec: self._cut(b, at) for spec, b in batches.items()}
+            blocks.append(self._block(block, max(0, examples - at)).first(total - at))
         return join(blocks)
 
+    def _cut(self, batch: Batch, at: int) -> Batch:
+        """Exactly micro_batch samples from `at` on, on the device; the last block is padded.
+
+        A kernel's last bits change with the shape of its batch (and PGD's sign amplifies them), so
+        everything is computed on whole blocks, in which a sample's place never changes.
+        """
+        size = self.config.compute.micro_batch
+        keys = batch.keys[at : at + size]
+        keys += tuple(f"padding {i}" for i in range(size - len(keys)))
+        image = pad(batch.image[at : at + size], size).to(self.device, self.image_dtype)
+        # strides choose kernels, too: one memory format, whoever made the batch
+        image = image.contiguous()
+        return Batch(keys, image, pad(batch.label[at : at + size], size).to(self.device))
+
     def _block(self, batches: dict[Preprocess, Batch], examples: int) -> Results:
-        """Evaluate at most micro_batch samples."""
+        """Evaluate one block of micro_batch samples."""
         first = next(iter(batches.values()))
         kept: dict[str, Tensor] = {}
         outcomes: dict[str, Outcome] = {}
@@ -104,10 +116,9 @@ class Evaluator:
         for model_name, model in self.models.items():
             spec = self.specs[model_name]
             batch = batches[spec]
-            image = batch.image.to(self.device, self.image_dtype)
-            keep(f"clean/{model_name}", image)
+            keep(f"clean/{model_name}", batch.image)
             for eps in self.config.attack.eps:
-                x = self._attack(model, image, batch, eps)
+                x = self._attack(model, batch, eps)
                 if eps:
                     keep(f"adversarial/{model_name}/{eps_name(eps)}", x)
                 for defence, cells in self._by_trials(model_name, eps).items():
@@ -147,16 +158,15 @@ class Evaluator:
         logits = torch.cat([call(pad(part, size))[: len(part)] for part in x.split(size)])
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _attack(self, model: Classifier, image: Tensor, batch: Batch, eps: float) -> Tensor:
+    def _attack(self, model: Classifier, batch: Batch, eps: float) -> Tensor:
         """The attacked images of (model, eps), shared by every defence."""
-        attack, size = self.config.attack, self.config.compute.micro_batch
+        attack, image, label = self.config.attack, batch.image, batch.label
         if eps == 0:
             return image
         with self.meter.stage("attack"):
-            label = batch.label.to(self.device)
             if attack.label == "prediction":
                 with torch.inference_mode():
-                    label = self._logits(model, image, size).argmax(1)
+                    label = self._logits(model, image, len(image)).argmax(1)
                 label = label.clone()
             noise = None
             if attack.random_start:
@@ -174,14 +184,14 @@ class Evaluator:
 
             x_adv: Tensor = registry.load("attack", attack.name)(
                 call,
-                pad(image, size),
-                pad(label, size),
+                image,
+                label,
                 eps=eps,
                 step_size=attack.step_size or eps / 5,
                 steps=attack.steps,
-                noise=None if noise is None else pad(noise, size),
+                noise=noise,
             )
-            return x_adv[: len(image)]
+            return x_adv
 
     def _trials(self, defence: Defence, x: Tensor, keys: tuple[str, ...], eps: float) -> Tensor:
         """Denoised trials (B, m, 3, H, W) in [0, 1], shared by aggregations and explainers."""
@@ -205,7 +215,7 @@ class Evaluator:
         self, model: Classifier, trials: Tensor, batch: Batch, cells: list[Condition]
     ) -> dict[str, Outcome]:
         """Classify the trials (B, m, 3, H, W) once, aggregate them each way, and explain them."""
-        compute, label = self.config.compute, batch.label.to(self.device)
+        compute, label = self.config.compute, batch.label
         size = compute.denoise_batch if cells[0].defended else compute.micro_batch
         with self.meter.stage("classify"), torch.inference_mode():
             logits = self._logits(model, trials.flatten(0, 1), size).unflatten(0, trials.shape[:2])
@@ -216,7 +226,7 @@ class Evaluator:
         if self.config.explainers:
             with self.meter.stage("explain"):
                 self._explain(model, trials, logits, batch, cells, outcomes)
-        return {name: _cpu(outcome) for name, outcome in outcomes.items()}
+        return {name: outcome.cpu() for name, outcome in outcomes.items()}
 
     def _explain(
         self,
@@ -231,7 +241,7 @@ class Evaluator:
         names = [n for n in self.config.explainers if supports(model.net, n) is None]
         if not names:
             return
-        compute, label = self.config.compute, batch.label.to(self.device)
+        compute, label = self.config.compute, batch.label
         size = compute.denoise_batch if cells[0].defended else compute.micro_batch
         keys = [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]
         shared: list[tuple[Tensor, dict[str, Tensor]]] = []
@@ -288,17 +298,6 @@ def _outcome(total: Aggregate, label: Tensor) -> Outcome:
     prob_pred = total.probs.gather(1, total.pred.unsqueeze(1)).squeeze(1)
     top5 = (total.top5 == label.unsqueeze(1)).any(1)
     return Outcome(total.pred, prob_label, prob_pred, top5, total.valid)
-
-
-def _cpu(outcome: Outcome) -> Outcome:
-    tensors = {name: value.cpu() for name, value in vars(outcome).items() if torch.is_tensor(value)}
-    saliency = {name: maps.half().cpu() for name, maps in outcome.saliency.items()}
-    return Outcome(**tensors, saliency=saliency)
-
-
-def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    mask = None if batch.mask is None else batch.mask[start:stop]
-    return Batch(batch.keys[start:stop], batch.image[start:stop], batch.label[start:stop], mask)
 
 
 def resolve_device(config: Config) -> str:

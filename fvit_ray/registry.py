@@ -13,6 +13,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "denoiser": {
         "identity": "fvit_ray.denoisers.identity:build",
         "ddpm": "fvit_ray.denoisers.ddpm:build",
+        "guided": "fvit_ray.denoisers.guided:build",
         "ldm": "fvit_ray.denoisers.ldm:build",
         "sample_ddpm": "fvit_ray.denoisers.ddpm:build_sample",
         "sample_ldm": "fvit_ray.denoisers.ldm:build_sample",

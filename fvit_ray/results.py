@@ -42,6 +42,18 @@ class Outcome:
     target: Tensor | None = None  # (B,) explained class; -1 where it differs by trial
     saliency: dict[str, Tensor] = field(default_factory=dict)  # explainer -> (B, H, W) in [0, 1]
 
+    def first(self, count: int) -> Outcome:
+        """The outcome of the first `count` samples."""
+        saliency = {name: maps[:count] for name, maps in self.saliency.items()}
+        tensors = {n: v[:count] for n, v in vars(self).items() if torch.is_tensor(v)}
+        return Outcome(**tensors, saliency=saliency)
+
+    def cpu(self) -> Outcome:
+        """On the CPU, maps in half precision as they are stored."""
+        tensors = {n: v.cpu() for n, v in vars(self).items() if torch.is_tensor(v)}
+        saliency = {name: maps.half().cpu() for name, maps in self.saliency.items()}
+        return Outcome(**tensors, saliency=saliency)
+
 
 @dataclass
 class Results:
@@ -52,6 +64,12 @@ class Results:
     columns: dict[str, dict[str, Any]]  # condition_id -> CONDITION's columns
     outcomes: dict[str, Outcome]
     examples: dict[str, Tensor]  # "clean/<model>", ... -> (k, ..., H, W, 3) uint8
+
+    def first(self, count: int) -> Results:
+        """The results of the first `count` samples: without a block's padding."""
+        examples = {name: images[:count] for name, images in self.examples.items()}
+        outcomes = {name: outcome.first(count) for name, outcome in self.outcomes.items()}
+        return Results(self.keys[:count], self.label[:count], self.columns, outcomes, examples)
 
     def rows(self) -> list[dict[str, Any]]:
         """One tidy row per (sample, condition); `at` is the sample's place in the batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -29,11 +29,16 @@ def imagenet_sample() -> str:
     return str(folder / "imagenet-sample-{000000..000003}.tar")
 
 
-def make_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """A plain tar of the members, in order."""
+def _make_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+@pytest.fixture(scope="session")
+def make_tar() -> Callable[[Path, Mapping[str, bytes]], Path]:
+    """make_tar(path, members): a plain tar of the members, in order."""
+    return _make_tar

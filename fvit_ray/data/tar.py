@@ -8,21 +8,16 @@ back until what follows it has been seen. ustar, GNU long names and PAX paths; g
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+
+from fvit_ray.data.gunzip import READ, Chained, Gunzip, Readable
 
 BLOCK = 512
-READ = 1 << 16  # bytes asked of the stream at once
 MAX_MEMBER = 1 << 30  # a header that claims more is taken for damaged
 MAX_PADDING = 1 << 16  # bytes; more zeros than any usual end of archive: the data are gone
 MAGIC = b"ustar"  # at byte 257 of every header since 1988
 NO_FILE = b"123456S"  # links, devices, directories, sparse files: no contents behind the header
-
-
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -84,42 +79,6 @@ def _pax_path(body: bytes) -> bytes | None:
     return path
 
 
-class _Gunzip:
-    """Unpacks in small steps, so that all that lies before a damaged byte comes out."""
-
-    STEP = 512
-
-    def __init__(self, stream: Readable) -> None:
-        self.problem: str | None = None
-        self._stream, self._zip = stream, zlib.decompressobj(wbits=31)
-        self._packed, self._at = b"", 0
-
-    def _step(self) -> bytes:
-        """The next bytes of the gzip stream; b"" at its end."""
-        if self._at >= len(self._packed):
-            self._packed, self._at = self._stream.read(READ), 0
-        step = self._packed[self._at : self._at + self.STEP]
-        self._at += len(step)
-        return step
-
-    def read(self, size: int) -> bytes:
-        out = bytearray()
-        while len(out) < size and self.problem is None:
-            if not (step := self._step()):
-                self.problem = None if self._zip.eof else "the gzip stream ends early"
-                break
-            if self._zip.eof:  # a second gzip member, or padding
-                if not step.strip(b"\0"):
-                    continue
-                self._zip = zlib.decompressobj(wbits=31)
-            try:
-                out += self._zip.decompress(step)
-            except zlib.error as error:
-                self.problem = f"the gzip stream is damaged ({error})"
-            self._at -= len(self._zip.unused_data)
-        return bytes(out)
-
-
 class _Source:
     """A buffered stream that knows its offset and takes bytes back."""
 
@@ -129,7 +88,7 @@ class _Source:
         self._gzip = None
         if self._buffer[:2] == b"\x1f\x8b":
             head, self._buffer = bytes(self._buffer), bytearray()
-            self._gzip = self._stream = _Gunzip(_Chained(head, stream))
+            self._gzip = self._stream = Gunzip(Chained(head, stream))
 
     @property
     def at_end(self) -> bool:
@@ -183,17 +142,6 @@ class _Source:
             self.read(start + 1)
         self.read(len(self._buffer))
         return False
-
-
-class _Chained:
-    """A stream with the bytes put back that were read to look at them."""
-
-    def __init__(self, head: bytes, stream: Readable) -> None:
-        self._head, self._stream = head, stream
-
-    def read(self, size: int) -> bytes:
-        head, self._head = self._head, b""
-        return head or self._stream.read(size)
 
 
 def _hides_header(header: _Header, body: bytes) -> bool:

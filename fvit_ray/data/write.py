@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -130,7 +131,8 @@ def write_shards(
     """Write `out/prefix-000000.tar` and so on, index.json and classes.txt; -> the index.
 
     The index is rewritten after every shard, so that the same call again keeps the shards that are
-    complete and goes on behind them. Raises ValueError on two items of one key.
+    complete and goes on behind them; shards of other prefixes stay in it. Shards of this prefix
+    that the same call no longer makes are removed. Raises ValueError on two items of one key.
     """
     out.mkdir(parents=True, exist_ok=True)
     _write_text(out / CLASSES, "".join(f"{name}\n" for name in class_names))
@@ -152,7 +154,12 @@ def write_shards(
         _write_text(out / INDEX, json.dumps({"shards": before | index}, indent=1) + "\n")
         did = "kept" if kept else "written"
         progress(f"{path}: {did}, {entry['samples']} samples, {entry['bytes'] / 2**20:.1f} MiB")
-    _write_text(out / INDEX, json.dumps({"shards": index}, indent=1) + "\n")
+    for name in sorted(before.keys() - index.keys()):
+        if re.fullmatch(rf"{re.escape(prefix)}-\d{{6,}}\.tar(\.gz)?", name):
+            (out / name).unlink(missing_ok=True)
+            progress(f"{out / name}: removed, left from a longer run of the same name")
+            del before[name]
+    _write_text(out / INDEX, json.dumps({"shards": before | index}, indent=1) + "\n")
     return index
 
 

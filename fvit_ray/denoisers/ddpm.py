@@ -77,20 +77,15 @@ def build(
     random_weights: the folder's architecture, or the sample's if `weights` is None, with weights
     that are a function of `name` alone
     """
-    from diffusers import UNet2DModel
-
-    config: dict[str, Any] = SAMPLE_ARGS
-    alphas_cumprod, kind, state, source = linear(1e-4, 0.02, 1000), "epsilon", None, name
-    if weights is not None or not random_weights:
+    if weights is None and random_weights:
+        network = read.Network("UNet2DModel", SAMPLE_ARGS, name)
+        alphas_cumprod, kind = linear(1e-4, 0.02, 1000), "epsilon"
+    else:
         folder = read.folder_of(weights, name, EXPECTED)
-        config = read.read_config(folder, "UNet2DModel")
+        network = read.from_folder(folder, "UNet2DModel", name=name, random_weights=random_weights)
         alphas_cumprod, kind = read.read_schedule(folder)
-        if not random_weights:
-            state, file = read.read_state(folder)
-            source = str(file)
-    make: Any = UNet2DModel.from_config
-    unet = read.materialise(lambda: make(config), state, source, device=device, dtype=dtype)
-    return PixelDenoiser(unet, alphas_cumprod, kind, _resolution(unet.config, source))
+    unet = network.build(device, dtype)
+    return PixelDenoiser(unet, alphas_cumprod, kind, _resolution(unet.config, network.source))
 
 
 def _resolution(config: Any, source: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fvit_ray.denoisers import compvis
 from fvit_ray.denoisers import weights as read
-from fvit_ray.denoisers.base import DenoiserError, Prediction, read_output, scaled_linear
+from fvit_ray.denoisers.base import DenoiserError, Prediction, read_output
 
 EXPECTED = (
     "a diffusers folder with vae/ (AutoencoderKL or VQModel), unet/ (UNet2DConditionModel) and "
-    "scheduler/"
+    "scheduler/, or CompVis' cin256-v2 .ckpt"
 )
 SAMPLE = Path(str(resources.files("fvit_ray") / "sample" / "weights" / "ldm"))
 SAMPLE_VAE: dict[str, Any] = {
@@ -121,41 +123,46 @@ def build(
     dtype: torch.dtype = torch.float32,
     name: str = "ldm",
 ) -> LatentDenoiser:
-    """Read a folder (`EXPECTED`); raises `DenoiserError`, one line.
+    """Read a folder or a checkpoint (`EXPECTED`); raises `DenoiserError`, one line.
 
-    random_weights: the folder's architecture, or the sample's if `weights` is None
+    random_weights: the folder's architecture; cin256-v2's if `weights` is None or a checkpoint
     """
-    import diffusers
-
-    parts: dict[str, dict[str, Any]] = {
-        "vae": {"_class_name": "AutoencoderKL"} | SAMPLE_VAE,
-        "unet": SAMPLE_UNET,
-    }
-    alphas_cumprod, kind, folder = scaled_linear(0.0015, 0.0195, 1000), "epsilon", None
-    if weights is not None or not random_weights:
-        folder = read.folder_of(weights, name, EXPECTED)
-        parts["vae"] = read.read_config(folder / "vae", "AutoencoderKL", "VQModel")
-        parts["unet"] = read.read_config(folder / "unet", "UNet2DConditionModel")
-        alphas_cumprod, kind = read.read_schedule(folder)
-        _check(parts["unet"], parts["vae"], folder)
-
-    def load(part: str, class_name: str) -> Any:
-        state, source = None, f"{name}/{part}"
-        if folder is not None and not random_weights:
-            state, file = read.read_state(folder / part)
-            source = str(file)
-        make = getattr(diffusers, class_name).from_config
-        return read.materialise(
-            lambda: make(parts[part]), state, source, device=device, dtype=dtype
-        )
-
-    unet = load("unet", "UNet2DConditionModel")
-    vae = load("vae", parts["vae"]["_class_name"])
-    context = torch.zeros(1, 1, unet.config.cross_attention_dim, device=device, dtype=dtype)
-    return LatentDenoiser(vae, unet, alphas_cumprod, kind, context)
+    if weights is not None and Path(weights).expanduser().is_file() and not random_weights:
+        vae, unet, alphas_cumprod = compvis.read(Path(weights).expanduser())
+        return _assemble(vae, unet, alphas_cumprod, "epsilon", device, dtype)
+    if random_weights and (weights is None or Path(weights).expanduser().is_file()):
+        vae = read.Network("VQModel", compvis.vae_args(), f"{name}/vae")
+        unet = read.Network("UNet2DConditionModel", compvis.unet_args(), f"{name}/unet")
+        return _assemble(vae, unet, compvis.SCHEDULE, "epsilon", device, dtype)
+    folder = read.folder_of(weights, name, EXPECTED)
+    options = {"random_weights": random_weights}
+    vae = read.from_folder(
+        folder / "vae", "AutoencoderKL", "VQModel", name=f"{name}/vae", **options
+    )
+    unet = read.from_folder(folder / "unet", "UNet2DConditionModel", name=f"{name}/unet", **options)
+    _check(unet.config, vae.config, folder)
+    return _assemble(vae, unet, *read.read_schedule(folder), device, dtype)
 
 
-def _check(unet: dict[str, Any], vae: dict[str, Any], folder: Path) -> None:
+def _assemble(
+    vae: read.Network,
+    unet: read.Network,
+    alphas_cumprod: Tensor,
+    prediction_type: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> LatentDenoiser:
+    width = unet.config["cross_attention_dim"]
+    return LatentDenoiser(
+        vae.build(device, dtype),
+        unet.build(device, dtype),
+        alphas_cumprod,
+        prediction_type,
+        context=torch.zeros(1, 1, width, device=device, dtype=dtype),
+    )
+
+
+def _check(unet: Mapping[str, Any], vae: Mapping[str, Any], folder: Path) -> None:
     """Raise where this library cannot feed the networks or they do not fit each other."""
     needs = [key for key in _CONDITIONS if unet.get(key) is not None]
     if needs or not isinstance(unet.get("cross_attention_dim"), int):
@@ -175,8 +182,15 @@ def build_sample(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> LatentDenoiser:
-    """The packaged latent diffusion of the embedded sample, or another folder."""
-    folder = weights or (None if random_weights else str(SAMPLE))
+    """The packaged latent diffusion of the embedded sample, or the folder `weights`."""
+    if weights is None and random_weights:
+        vae = read.Network("AutoencoderKL", SAMPLE_VAE, "sample_ldm/vae")
+        unet = read.Network("UNet2DConditionModel", SAMPLE_UNET, "sample_ldm/unet")
+        return _assemble(vae, unet, compvis.SCHEDULE, "epsilon", device, dtype)
     return build(
-        folder, random_weights=random_weights, device=device, dtype=dtype, name="sample_ldm"
+        weights or str(SAMPLE),
+        random_weights=random_weights,
+        device=device,
+        dtype=dtype,
+        name="sample_ldm",
     )

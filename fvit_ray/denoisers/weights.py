@@ -7,7 +7,8 @@ from a state dict that must fit exactly, or from `rng.randomise_`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,12 @@ def read_schedule(folder: Path) -> tuple[Tensor, str]:
     if config.get("trained_betas") is not None:
         betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
         return (1 - betas).cumprod(0), kind
-    shapes = {"linear": linear, "scaled_linear": scaled_linear}
-    shape = config.get("beta_schedule", "linear")
-    if shape not in shapes:
-        raise DenoiserError(f"{file}: beta_schedule {shape!r} is none of {', '.join(shapes)}")
+    curves = {"linear": linear, "scaled_linear": scaled_linear}
+    curve = config.get("beta_schedule", "linear")
+    if curve not in curves:
+        raise DenoiserError(f"{file}: beta_schedule {curve!r} is none of {', '.join(curves)}")
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    return shapes[shape](start, end, int(config.get("num_train_timesteps", 1000))), kind
+    return curves[curve](start, end, int(config.get("num_train_timesteps", 1000))), kind
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -104,8 +105,9 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(file)
         return state
     except (OSError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DenoiserError(f"{file}: cannot be read as safetensors ({reason})") from None
+        raise DenoiserError(
+            f"{file}: cannot be read as safetensors ({first_line(error)})"
+        ) from None
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], Path]:
@@ -123,44 +125,86 @@ def _modern(key: str) -> str:
     return key
 
 
-def materialise(
-    make: Callable[[], nn.Module],
-    state: Mapping[str, Tensor] | None,
-    source: str,
-    *,
-    device: torch.device | str,
-    dtype: torch.dtype,
-) -> Any:
-    """Build a module and give it `state`, or reproducible random weights named after `source`.
+Fill = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
-    The module is in eval mode and its weights are frozen. Raises `DenoiserError` in one line that
-    names the keys and shapes of `state` that do not fit; `source` says where they came from.
+
+@dataclass(frozen=True)
+class Network:
+    """One diffusers module: its class, its arguments, and where its weights come from.
+
+    source: file or name, for messages; random weights are a function of it
+    fill:   the module's own state dict (shapes without data) -> its weights; None for random ones
     """
-    with torch.device("meta"):
-        module = make()
-    if odd := [name for name, _ in module.named_buffers()]:
-        raise DenoiserError(f"{source}: networks with buffers are not supported ({odd[0]})")
-    if state is None:
-        module.to(dtype).to_empty(device=device)
-        randomise_(module, source)
-    else:
-        if wrong := difference(module.state_dict(), state):
-            raise DenoiserError(f"{source}: does not fit {type(module).__name__}: {wrong}")
-        ready = {key: value.to(device, dtype) for key, value in state.items()}
+
+    class_name: str
+    config: Mapping[str, Any]
+    source: str
+    fill: Fill | None = None
+
+    def build(self, device: torch.device | str, dtype: torch.dtype) -> Any:
+        """The module in eval mode, its weights frozen.
+
+        Raises `DenoiserError` in one line that names the keys and shapes that do not fit.
+        """
+        import diffusers
+
+        make = getattr(diffusers, self.class_name).from_config
+        try:
+            with torch.device("meta"):
+                module: nn.Module = make(dict(self.config))
+        except (TypeError, ValueError) as error:
+            raise DenoiserError(
+                f"{self.source}: is no {self.class_name} ({first_line(error)})"
+            ) from None
+        if odd := [name for name, _ in module.named_buffers()]:
+            raise DenoiserError(f"{self.source}: networks with buffers ({odd[0]}) are not read")
+        own = module.state_dict()
+        if self.fill is None:
+            ready = {k: torch.empty(v.shape, device=device, dtype=dtype) for k, v in own.items()}
+        else:
+            state = self.fill(own)
+            if wrong := difference(shapes(own), shapes(state)):
+                raise DenoiserError(f"{self.source}: does not fit {self.class_name}: {wrong}")
+            ready = {key: value.to(device, dtype) for key, value in state.items()}
         module.load_state_dict(ready, assign=True)
-    return module.eval().requires_grad_(False)
+        if self.fill is None:
+            randomise_(module, self.source)
+        return module.eval().requires_grad_(False)
 
 
-def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor], limit: int = 3) -> str:
-    """Which keys and shapes of `given` do not fit `own`, in one line; "" if all fit."""
+def from_folder(folder: Path, *classes: str, name: str, random_weights: bool = False) -> Network:
+    """The network of a diffusers model folder; only its architecture if its weights are random."""
+    config = read_config(folder, *classes)
+    kind = str(config["_class_name"])
+    if random_weights:
+        return Network(kind, config, name)
+    state, file = read_state(folder)
+    return Network(kind, config, str(file), lambda own: state)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its full stop."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def difference(own: Shapes, given: Shapes, limit: int = 3) -> str:
+    """Which names and shapes of `given` do not fit `own`, in one line; "" if all fit."""
     parts = []
     for word, names in (("lacks", own.keys() - given.keys()), ("has", given.keys() - own.keys())):
         if names:
             parts.append(f"{word} {len(names)} keys ({_some(sorted(names), limit)})")
     odd = [
-        f"{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}"
+        f"{k} {tuple(given[k])} for {tuple(own[k])}"
         for k in own
-        if k in given and own[k].shape != given[k].shape
+        if k in given and tuple(own[k]) != tuple(given[k])
     ]
     if odd:
         parts.append(f"{len(odd)} shapes differ ({_some(odd, limit)})")

@@ -66,13 +66,15 @@ def preflight(config: Config) -> Work:
     """Refuse what cannot run, before any cluster starts."""
     from fvit_ray.data import shards
     from fvit_ray.evaluate import preprocess_of
-    from fvit_ray.models.load import ModelError, describe
+    from fvit_ray.models.load import ModelError, describe, locate_weights
     from fvit_ray.sample import CLASS_NAMES
 
     try:
         urls = shards.expand(config.data)
         work, total = limited(urls, shards.shard_ids(urls), config.limit)
         infos = [describe(name, config.random_weights) for name in config.models]
+        for name in config.models if not config.random_weights else ():
+            locate_weights(name)  # weights that cannot be had are missed now, not in an actor
     except (shards.ShardError, ModelError) as error:
         raise ConfigError(str(error)) from error
     classes = min(info.num_classes for info in infos)

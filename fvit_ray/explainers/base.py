@@ -136,7 +136,7 @@ def roll(
         matrix = some(matrices[block])
         matrix = matrix + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         if normalise:
-            matrix = matrix / matrix.sum(-1, keepdim=True)
+            matrix = matrix / layout.sums(matrix, block)
         row = layout.apply(row, matrix, block)
         if block > start_layer:
             row = layout.descend(row, block)

@@ -85,6 +85,11 @@ def watch(
             handles.append(drop.register_forward_hook(see(index)))
         handles += [module.register_forward_hook(keep) for module in record]
         yield tape
+        if len(tape.attention) != len(attention):
+            raise RuntimeError(
+                f"{len(tape.attention)} of {len(attention)} attention maps were seen: "
+                "a fused or compiled attention hides them"
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -112,6 +117,10 @@ class Layout(Protocol):
 
     def apply(self, row: Tensor, matrix: Tensor, block: int) -> Tensor:
         """`row` times the token matrix of `block`, shaped as in `Tape.attention` without heads."""
+        ...
+
+    def sums(self, matrix: Tensor, block: int) -> Tensor:
+        """Sums of a matrix's rows over the tokens, padding left out; the last axis is kept."""
         ...
 
     def descend(self, row: Tensor, block: int) -> Tensor:
@@ -143,6 +152,9 @@ class TokenLayout:
     def apply(self, row: Tensor, matrix: Tensor, block: int) -> Tensor:
         moved: Tensor = row.unsqueeze(1) @ matrix
         return moved.squeeze(1)
+
+    def sums(self, matrix: Tensor, block: int) -> Tensor:
+        return matrix.sum(-1, keepdim=True)
 
     def descend(self, row: Tensor, block: int) -> Tensor:
         return row

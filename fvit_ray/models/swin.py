@@ -46,6 +46,10 @@ class WindowLayout:
         moved = matrix.mT @ windows
         return from_windows(moved, self.blocks[block], self.grids[block]).flatten(1)
 
+    def sums(self, matrix: Tensor, block: int) -> Tensor:
+        real = to_windows(matrix.new_ones(1, *self.grids[block], 1), self.blocks[block])
+        return matrix @ real.repeat(len(matrix) // len(real), 1, 1)
+
     def descend(self, row: Tensor, block: int) -> Tensor:
         """Through a patch merging each token's weight is split equally among its four sources."""
         height, width = self.grids[block - 1]

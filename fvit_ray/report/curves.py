@@ -94,9 +94,9 @@ def _draw(axes: Axes, row: Row, at: int | None) -> None:
 
 
 def _inline(svg: str, model: str) -> Markup:
-    """matplotlib's file as an element: no prologue, no metadata, fluid width, ids of its own."""
+    """matplotlib's file as an element: no prologue, style or metadata, fluid width, own ids."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = svg.replace(_INK, "currentColor")
     salt = re.sub(r"\W", "_", model)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{salt}-", svg)

@@ -44,6 +44,7 @@ def read_examples(run: Run, most: int) -> tuple[list[Example], list[str]]:
     """The first `most` examples of the committed chunks, and one line per unreadable file."""
     found: list[Example] = []
     complaints = []
+    models = list(dict.fromkeys(line["model"] for line in run.lines))
     for stem in run.stems:
         if len(found) >= most:
             break
@@ -52,7 +53,7 @@ def read_examples(run: Run, most: int) -> tuple[list[Example], list[str]]:
             continue
         try:
             with h5py.File(path, "r") as file:
-                here = _examples(file, most - len(found))
+                here = _examples(file, models, most - len(found))
         except OSError as error:
             complaints.append(f"{path.name} cannot be read ({error})")
             continue
@@ -61,33 +62,40 @@ def read_examples(run: Run, most: int) -> tuple[list[Example], list[str]]:
     return found, complaints
 
 
-def _examples(file: h5py.File, most: int) -> list[Example]:
+def _examples(file: h5py.File, models: list[str], most: int) -> list[Example]:
     if "examples" not in file:
         return []
     group = file["examples"]
     keys = [_text(key) for key in group["keys"][:most]]
     places = {_text(key): at for at, key in enumerate(file["keys"][:])}
-    return [_example(file, group, at, key, places.get(key)) for at, key in enumerate(keys)]
+    found = []
+    for at, key in enumerate(keys):
+        place = places.get(key)
+        label = -1 if place is None else int(file["label"][place])
+        example = Example(_text(file.attrs["shard"]), key, label)
+        _add_images(example, group, models, at)
+        if place is not None:
+            _add_maps(example, file, place)
+        found.append(example)
+    return found
 
 
-def _example(file: h5py.File, group: h5py.Group, at: int, key: str, place: int | None) -> Example:
-    """The example of row `at` of examples/*, which is row `place` of the chunk's maps."""
-    label = -1 if place is None else int(file["label"][place])
-    example = Example(_text(file.attrs["shard"]), key, label)
-    for model, images in _children(group, "clean"):
-        example.clean[model] = images[at]
-    for model, radii in _children(group, "adversarial"):
-        for eps, images in radii.items():
+def _add_images(example: Example, group: h5py.Group, models: list[str], at: int) -> None:
+    for model in models:  # by name: one with a slash is a path of nested groups
+        if f"clean/{model}" in group:
+            example.clean[model] = group[f"clean/{model}"][at]
+        for eps, images in _children(group, f"adversarial/{model}"):
             example.adversarial[model, eps] = images[at]
     for condition, images in _children(group, "denoised"):
         example.denoised[condition] = images[at]
-    if place is not None:
-        for condition, explainers in _children(file, "saliency"):
-            for explainer, maps in explainers.items():
-                example.saliency[condition, explainer] = maps[place].astype(np.float32)
-        for condition, targets in _children(file, "target"):
-            example.target[condition] = int(targets[place])
-    return example
+
+
+def _add_maps(example: Example, file: h5py.File, place: int) -> None:
+    for condition, explainers in _children(file, "saliency"):
+        for explainer, maps in explainers.items():
+            example.saliency[condition, explainer] = maps[place].astype(np.float32)
+    for condition, targets in _children(file, "target"):
+        example.target[condition] = int(targets[place])
 
 
 def _children(group: h5py.Group, name: str) -> list[tuple[str, Any]]:

@@ -64,7 +64,7 @@ def overlay(image: Pixels, saliency: NDArray[np.float32]) -> Pixels:
     if heat.shape != (height, width):
         resized = Image.fromarray(heat).resize((width, height), Image.Resampling.BILINEAR)
         heat = np.asarray(resized)
-    grey = image.astype(np.float32).mean(-1, keepdims=True) / 255
+    grey = 0.2 + 0.7 * image.astype(np.float32).mean(-1, keepdims=True) / 255  # black stays seen
     colour = np.asarray(_COLOURS(heat))[..., :3]
     cover = 0.2 + 0.55 * heat[..., None]  # where the map is dark the image shows
     shown: Pixels = (255 * ((1 - cover) * grey + cover * colour)).round().astype(np.uint8)

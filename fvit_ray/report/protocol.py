@@ -57,7 +57,7 @@ def _defence(row: Row) -> str:
         f"{name} {value(line[name])}"
         for name in ("sigma", "sigma_pixel", "t", "trials", "aggregation", "map_aggregation")
     ]
-    parts.append(f"{value(line['noise_space'])} noise")
+    parts.append(f"noise_space {value(line['noise_space'])}")
     parts.append("common noise" if line["common_noise"] else "independent noise")
     parts += [f"{flag} off" for flag in ("denoise", "smooth") if line[flag] is False]
     return "; ".join(parts)

@@ -59,13 +59,13 @@ class Run:
 
     @cached_property
     def lines(self) -> list[Line]:
-        """summary.csv: one line per condition, empty fields as None; [] without the file."""
+        """summary.csv: one line per condition, None where empty; [] without the file."""
         path = self.folder / "summary.csv"
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            return [{name: _value(name, text) for name, text in line.items()}
-                    for line in csv.DictReader(file)]  # fmt: skip
+            found = list(csv.DictReader(file))
+        return [{name: _value(name, text) for name, text in line.items()} for line in found]
 
     @cached_property
     def stems(self) -> list[str]:
@@ -110,15 +110,12 @@ class Run:
         return str(names[index]) if 0 <= index < len(names) else f"class {index}"
 
 
-_REAL = ("n", "errors")
-
-
 def _value(name: str, text: str) -> Any:
     """One field of summary.csv in its type."""
-    if text == "":
+    if text in ("", "nan"):
         return None
     if name in schema.SUMMARY:
-        return int(text) if name in _REAL else float(text)
+        return int(text) if name in ("n", "errors") else float(text)
     kind = schema.CONDITION.field(name).type if name in schema.CONDITION.names else pa.string()
     if pa.types.is_boolean(kind):
         return text == "true"

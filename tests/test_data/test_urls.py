@@ -62,7 +62,8 @@ def test_bad_patterns_die_in_one_line(folder: Path, pattern: str, message: str) 
     (folder / "empty").mkdir()
     with pytest.raises(ShardError) as caught:
         expand(pattern.format(folder=folder))
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_ids_are_unique_and_safe() -> None:
@@ -76,7 +77,8 @@ def test_ids_are_unique_and_safe() -> None:
     ]
     ids = shard_ids(urls)
     assert ids[:5] == ["s-000000-0x", "S-000000-1", "s-000000-0", "x_y", "shard"]
-    assert len(ids[5]) <= 80 and len({name.lower() for name in ids}) == 6
+    assert len(ids[5]) <= 80
+    assert len({name.lower() for name in ids}) == 6
     assert shard_ids(["/a/v-1.tar", "/a/v-2.tar"]) == ["v-1", "v-2"]
 
 

@@ -72,6 +72,7 @@ def test_fp16_file_name_and_old_attention_names(tmp_path, image):
     torch.testing.assert_close(denoiser.predict(image, 7).eps_pred, expected)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_frozen_differentiable_and_vmappable(ddpm_folder, image):
     denoiser = ddpm.build(str(ddpm_folder), dtype=torch.float64)
     assert not any(p.requires_grad for p in denoiser.unet.parameters())
@@ -147,6 +148,8 @@ def broken(folder, how):
     elif how == "keys":
         tree = json.loads(config.read_text()) | {"layers_per_block": 2}
         config.write_text(json.dumps(tree))
+    elif how == "blocks":
+        config.write_text(config.read_text().replace("AttnDownBlock2D", "OddBlock2D"))
     elif how == "scheduler":
         (folder / "scheduler_config.json").unlink()
     elif how == "classes":
@@ -164,6 +167,7 @@ def broken(folder, how):
         ("truncated", "cannot be read as safetensors"),
         ("shape", r"does not fit UNet2DModel: \d+ shapes differ \(.*\.weight \(16,"),
         ("keys", r"does not fit UNet2DModel: lacks \d+ keys \(.*resnets\.1"),
+        ("blocks", r"safetensors: is no UNet2DModel \(OddBlock2D does not exist"),
         ("scheduler", r"has no scheduler_config\.json, neither there nor in scheduler/"),
         ("classes", "lacks 1 keys|class-conditional"),
     ],

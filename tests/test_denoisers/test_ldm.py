@@ -52,6 +52,7 @@ def test_gradient_reaches_the_image(ldm_folder, image):
         assert not any(p.requires_grad for p in network.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap_goes_through(ldm_folder, image):
     denoiser = ldm.build(str(ldm_folder), dtype=torch.float64)
     x = image.double()

@@ -150,7 +150,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         half = len(found) // 2
         pq.write_table(table.slice(0, half), folder / "metrics/sample-000000-000000.parquet")
         pq.write_table(table.slice(half), folder / "metrics/sample-000000-000001.parquet")
-        if maps and n:
+        if maps and kept and n:
             (folder / "maps").mkdir()
             path = folder / "maps/sample-000000-000000.h5"
             write_maps(path, lines, n // 2, min(kept, n // 2), side, explainers)

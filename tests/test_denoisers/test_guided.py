@@ -1,0 +1,164 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fvit_ray import registry
+from fvit_ray.denoisers import guided, original
+from fvit_ray.denoisers.base import DenoiserError
+
+DATA = Path(__file__).parents[1] / "data"
+FILE = DATA / "adm_small.pt"
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    with np.load(DATA / "adm_small.npz") as arrays:
+        names = ("x", "t", "model_output", "pred_xstart", "pred_xstart_unclipped")
+        return {name: torch.from_numpy(arrays[name]) for name in names}
+
+
+@pytest.fixture(scope="module")
+def state():
+    return torch.load(FILE, weights_only=True)
+
+
+def save(state, tmp_path, **changes):
+    file = tmp_path / "changed.pt"
+    torch.save({k: v for k, v in (state | changes).items() if v is not None}, file)
+    return str(file)
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_conforms_to_guided_diffusion(i, vectors):
+    denoiser, t = guided.build(str(FILE)), int(vectors["t"][i])
+    prediction = denoiser.predict(vectors["x"][i : i + 1], t)
+    output = vectors["model_output"][i : i + 1]
+    assert relative(prediction.eps_pred, output[:, :3]) < 1e-4
+    assert relative(prediction.x0, vectors["pred_xstart_unclipped"][i : i + 1]) < 1e-4
+    assert relative(prediction.x0.clamp(-1, 1), vectors["pred_xstart"][i : i + 1]) < 1e-4
+    (raw,) = denoiser.unet(vectors["x"][i : i + 1], vectors["t"][i], return_dict=False)
+    assert relative(raw, output) < 1e-4
+    assert prediction.log_variance.shape == prediction.x0.shape
+
+
+def test_the_vectors_see_an_unpermuted_qkv(vectors, monkeypatch):
+    """A planted fault: the vectors are worth something only if they fail on it."""
+
+    def unpermuted(rows, head_channels):
+        return rows.reshape(3, len(rows) // 3, *rows.shape[1:])
+
+    monkeypatch.setattr(guided, "split_legacy_qkv", unpermuted)
+    denoiser = guided.build(str(FILE))
+    prediction = denoiser.predict(vectors["x"][1:2], int(vectors["t"][1]))
+    assert relative(prediction.eps_pred, vectors["model_output"][1:2, :3]) > 0.3
+
+
+def test_the_architecture_is_inferred(state):
+    config = guided.infer(state, "here", None)
+    assert config == guided.architecture((32, 64, 64), (False, True, True), 1, 6, 16)
+    assert config["sample_size"] == 32
+
+
+def test_the_published_architecture_is_inferred_from_its_own_names():
+    """The full-size network, without data: 552,814,086 parameters, as counted in its own code."""
+    from diffusers import UNet2DModel
+
+    with torch.device("meta"):
+        unet = UNet2DModel(**guided.architecture())
+    assert sum(p.numel() for p in unet.parameters()) == 552_814_086
+    own = unet.state_dict()
+    names = original.unet_names(own)
+    theirs = {}
+    for key, name in names.items():
+        rows, *rest = original.bare(own[key])
+        shape = (3 * rows if ".qkv." in name else rows, *rest)
+        theirs[name] = torch.empty(shape, device="meta")
+    assert guided.infer(theirs, "here", None) == guided.architecture()
+    assert guided.architecture()["sample_size"] == 256
+
+
+def test_legacy_rows_are_grouped_by_head():
+    """Written as guided-diffusion's QKVAttentionLegacy splits them."""
+    rows = torch.arange(2 * 3 * 4)  # 2 heads of 4 channels
+    q, k, v = rows.reshape(2, 12).split(4, dim=1)
+    split = guided.split_legacy_qkv(rows, 4)
+    assert torch.equal(split, torch.stack([q.flatten(), k.flatten(), v.flatten()]))
+
+
+def test_half_precision_weights(vectors):
+    denoiser = guided.build(str(FILE), dtype=torch.bfloat16)
+    prediction = denoiser.predict(vectors["x"][1:2], 45)
+    assert prediction.x0.dtype == torch.float32
+    assert relative(prediction.eps_pred, vectors["model_output"][1:2, :3]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"input_blocks.3.0.in_layers.2.weight": None},
+            r"lacks 1 keys \(input_blocks\.3\.0\.in_layers\.2\.weight\)",
+        ),
+        (
+            {"input_blocks.3.1.qkv.weight": None},
+            r"lacks \d+ keys|has \d+ keys \(input_blocks\.3\.1\.norm",
+        ),
+        (
+            {"middle_block.1.qkv.weight": torch.zeros(96, 64, 1)},
+            r"1 shapes differ \(middle_block\.1\.qkv\.weight \(96, 64\) for \(192, 64\)\)",
+        ),
+        ({"label_emb.weight": torch.zeros(1000, 128)}, r"has 1 keys \(label_emb\.weight\)"),
+        ({"out.2.weight": None}, r"is not the state dict of an ADM \(lacks out\.2\.weight\); give"),
+        ({"input_blocks.1.0.out_layers.3.weight": None}, "is not the state dict of an ADM"),
+    ],
+)
+def test_wrong_state_dicts_say_which_keys(changes, words, state, tmp_path):
+    with pytest.raises(DenoiserError, match=words) as info:
+        guided.build(save(state, tmp_path, **changes))
+    assert "\n" not in str(info.value)
+    assert "changed.pt" in str(info.value)
+
+
+def test_other_files_are_refused_in_one_line(state, tmp_path):
+    truncated = tmp_path / "truncated.pt"
+    truncated.write_bytes(FILE.read_bytes()[:-5000])
+    listed = tmp_path / "list.pt"
+    torch.save([1, 2], listed)
+    text = tmp_path / "text.pt"
+    text.write_text("version https://git-lfs.github.com/spec/v1\n")
+    vit = tmp_path / "vit.pt"
+    torch.save(torch.nn.Linear(2, 3).state_dict(), vit)
+    for file, words in (
+        (truncated, "is not a whole checkpoint"),
+        (text, "is not a whole checkpoint"),
+        (listed, "holds a list, expected a state dict"),
+        (vit, r"is not the state dict of an ADM .* give OpenAI's 256x256_diffusion_uncond\.pt"),
+        (tmp_path, "is a folder; expected OpenAI's"),
+        (tmp_path / "gone.pt", "does not exist; expected OpenAI's"),
+    ):
+        with pytest.raises(DenoiserError, match=words) as info:
+            guided.build(str(file))
+        assert "\n" not in str(info.value)
+        assert str(file) in str(info.value)
+    with pytest.raises(DenoiserError, match=r"'guided': set weights to OpenAI's .* --random"):
+        guided.build(None)
+    with pytest.raises(DenoiserError, match="heads of 48"):
+        guided.build(str(FILE), head_channels=48)
+
+
+def test_files_of_old_torch_are_read(state, tmp_path, vectors):
+    file = tmp_path / "old.pt"
+    torch.save(state, file, _use_new_zipfile_serialization=False)
+    x = vectors["x"][:1]
+    expected = guided.build(str(FILE)).predict(x, 0).x0
+    assert torch.equal(guided.build(str(file)).predict(x, 0).x0, expected)
+
+
+def test_registered():
+    assert registry.load("denoiser", "guided") is guided.build

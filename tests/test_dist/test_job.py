@@ -1,0 +1,298 @@
+"""The whole job on a real Ray: equal rows however it is cut, resumed, or spoilt."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+
+from fvit_ray import schema
+from fvit_ray.data.shards import expand, read_samples
+from fvit_ray.dist import job
+
+MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
+SMALL = [
+    "--models", "sample_vit",
+    "--defences", "none", "{denoiser: sample_ddpm, sigma: 0.25, trials: 2}",
+    "--attack.eps", "0", "8/255",
+    "--attack.steps", "2",
+    "--explainers", "rollout",
+    "--compute.micro-batch", "5",
+    "--compute.denoise-batch", "5",
+    "--compute.chunk", "5",
+    "--examples", "2",
+]  # fmt: skip
+INTEGERS = ("label", "pred", "correct", "top5_correct", "error", "position")
+FLOATS = ("prob_label", "prob_pred")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    """One Ray for the tests of this file; a job uses the Ray that its caller started."""
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
+    """Two plain tars with ten samples of the embedded sample each."""
+    folder = tmp_path_factory.mktemp("shards")
+    samples = read_samples(expand("sample")[0])
+    for number in range(2):
+        members = {}
+        for _ in range(10):
+            sample = next(samples)
+            members |= {f"{sample.key}.{ext}": data for ext, data in sample.fields.items()}
+        make_tar(folder / f"part-{number:06d}.tar", members)
+    return folder
+
+
+def run(out: Path, *argv: str) -> int:
+    return job.main([*SMALL, "--out", str(out), *argv])
+
+
+def rows_of(out: Path) -> dict[tuple[str, str, str | None], dict[str, Any]]:
+    rows = ds.dataset(out / "metrics", format="parquet").to_table().to_pylist()
+    found = {(r["shard"], r["key"], r["condition_id"]): r for r in rows}
+    assert len(found) == len(rows), "a row is there twice"
+    return found
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    first, second = rows_of(a), rows_of(b)
+    assert first.keys() == second.keys()
+    for key, row in first.items():
+        for name in INTEGERS:
+            assert row[name] == second[key][name], (key, name)
+        for name in FLOATS:
+            assert row[name] == pytest.approx(second[key][name], abs=1e-5), (key, name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    data = str(shards / "part-{000000..000001}.tar")
+    assert run(out, "--data", data, "--compute.actors", "1") == 0
+    return out
+
+
+def test_every_sample_has_one_row_per_condition(undisturbed: Path) -> None:
+    rows = rows_of(undisturbed)
+    document = json.loads((undisturbed / "run.json").read_text())
+    ids = [c["condition_id"] for c in document["conditions"]]
+    assert len(ids) == 4
+    assert len(rows) == 20 * 4
+    assert {key[2] for key in rows} == set(ids)
+    assert document["status"] == "complete"
+    assert (document["samples"], document["rows"], document["errors"]) == (20, 80, 0)
+    assert set(document) == set(schema.RUN_KEYS)
+    forwards = document["forwards"]
+    assert forwards["denoiser"]["done"] == 20 * 2 * 2
+    assert forwards["denoiser"]["naive"] == 20 * 2 * 2  # one aggregation, one explainer
+    columns = dict(zip(schema.ROW.names, schema.ROW.types, strict=True))
+    table = ds.dataset(undisturbed / "metrics", format="parquet").schema
+    assert {name: table.field(name).type for name in table.names} == columns
+
+
+def test_the_schedule_is_resolved_in_rows_and_run_document(undisturbed: Path) -> None:
+    conditions = json.loads((undisturbed / "run.json").read_text())["conditions"]
+    defended = [c for c in conditions if c["denoiser"] != "none"]
+    assert {(c["t"], c["sigma"], c["sigma_pixel"]) for c in defended} == {(145, 0.25, 0.25)}
+
+
+def test_maps_agree_with_rows(undisturbed: Path) -> None:
+    rows = rows_of(undisturbed)
+    seen = 0
+    for path in (undisturbed / "maps").glob("*.h5"):
+        with h5py.File(path) as file:
+            keys = [key.decode() for key in file["keys"][:]]
+            for condition, maps in file["saliency"].items():
+                target = file[f"target/{condition}"][:]
+                values = maps["rollout"]
+                assert values.dtype == np.float16
+                assert values.shape == (len(keys), 32, 32)
+                assert values.chunks == (1, 32, 32)
+                assert np.isfinite(values[:]).all()
+                for key, explained in zip(keys, target, strict=True):
+                    assert rows[file.attrs["shard"], key, condition]["pred"] == explained
+                    seen += 1
+    assert seen == len(rows)
+
+
+def test_the_summary_counts_what_the_rows_say(undisturbed: Path) -> None:
+    rows = list(rows_of(undisturbed).values())
+    for line in csv.DictReader((undisturbed / "summary.csv").open()):
+        mine = [r["correct"] for r in rows if r["condition_id"] == line["condition_id"]]
+        assert int(line["n"]) == len(mine) == 20
+        assert float(line["top1"]) == pytest.approx(sum(mine) / 20)
+        assert float(line["top1_low"]) <= float(line["top1"]) <= float(line["top1_high"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--compute.actors", "2"],
+        ["--compute.actors", "2", "--compute.chunk", "10"],
+        ["--compute.actors", "1", "--data", "part-{000001,000000}.tar"],
+    ],
+    ids=["two actors", "other chunks", "shuffled shards"],
+)
+def test_rows_do_not_depend_on_how_the_run_is_cut(
+    undisturbed: Path, shards: Path, tmp_path: Path, argv: list[str]
+) -> None:
+    data = "part-{000000..000001}.tar"
+    if "--data" in argv:
+        data = argv.pop()
+        argv.pop()
+    assert run(tmp_path / "run", "--data", str(shards / data), *argv) == 0
+    assert_equal_runs(undisturbed, tmp_path / "run")
+
+
+def test_a_finished_run_is_reprinted(
+    undisturbed: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
+    started = time.monotonic()
+    data = str(shards / "part-{000000..000001}.tar")
+    assert run(undisturbed, "--data", data, "--compute.actors", "2") == 0
+    assert time.monotonic() - started < 5  # about a second; no network, no Ray
+    text = capsys.readouterr().out
+    assert "is finished: nothing to do" in text
+    assert "sample_vit" in text
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "difference"),
+    [
+        (["--seed", "1"], "seed: 0 -> 1"),
+        (["--attack.steps", "3"], "attack.steps: 2 -> 3"),
+        (["--compute.chunk", "10"], "chunks of 5 samples, not 10"),
+    ],
+)
+def test_another_config_into_the_same_folder_is_refused(
+    undisturbed: Path,
+    shards: Path,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    difference: str,
+) -> None:
+    data = str(shards / "part-{000000..000001}.tar")
+    assert run(undisturbed, "--data", data, *argv) == 2
+    error = capsys.readouterr().err
+    assert difference in error
+    assert error.count("\n") == 1
+
+
+def test_killed_at_a_random_moment_and_rerun(
+    undisturbed: Path, shards: Path, tmp_path: Path
+) -> None:
+    """kill -9 of the driver between commits; the same command again ends in the same rows."""
+    out, data = tmp_path / "run", str(shards / "part-{000000..000001}.tar")
+    code = "import sys; from fvit_ray.dist.job import main; sys.exit(main(sys.argv[1:]))"
+    command = [*SMALL, "--out", str(out), "--data", data, "--compute.actors", "1"]
+    driver = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((out / "metrics").glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(float(np.random.default_rng().uniform(0, 1)))
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = {p: p.stat().st_mtime_ns for p in (out / "metrics").glob("*.parquet")}
+    assert before
+    assert run(out, "--data", data, "--compute.actors", "2") == 0
+    after = {p: p.stat().st_mtime_ns for p in before}
+    assert after == before, "committed work was done again"
+    assert_equal_runs(undisturbed, out)
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def spoilt(shards: Path, tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
+    """One shard: good samples among every kind of bad one."""
+    good = list(read_samples(str(shards / "part-000000.tar")))[:4]
+    png = io.BytesIO()
+    Image.new("L", (40, 30), 90).save(png, "PNG")
+    members: dict[str, bytes] = {}
+    for sample in good[:3]:
+        members |= {f"{sample.key}.{ext}": data for ext, data in sample.fields.items()}
+    members |= {"broken.png": b"not an image", "broken.cls": b"3"}
+    members |= {"nolabel.png": good[0].fields["png"]}
+    members |= {"text.png": good[0].fields["png"], "text.cls": b"seven"}
+    members |= {"range.png": good[0].fields["png"], "range.cls": b"10"}
+    members |= {"empty.png": b"", "empty.cls": b"1"}
+    members |= {"noimage.cls": b"1"}
+    members |= {"grey.png": png.getvalue(), "grey.cls": b"1"}  # a good one: becomes RGB
+    return make_tar(tmp_path_factory.mktemp("spoilt") / "spoilt.tar", members)
+
+
+def test_bad_samples_become_error_rows(
+    spoilt: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "run", "--data", str(spoilt)) == 0
+    rows = rows_of(tmp_path / "run")
+    bad = {key: r["error"] for (_, key, c), r in rows.items() if c is None}
+    assert set(bad) == {"broken", "nolabel", "text", "range", "empty", "noimage"}
+    for key, word in {"nolabel": "label", "text": "seven", "range": "10"}.items():
+        assert word in bad[key]
+    # the neighbours are what they are without bad company
+    clean = rows_of(undisturbed)
+    good = [(key, c) for (_, key, c) in rows if c is not None and key != "grey"]
+    assert len(good) == 3 * 4
+    for key, condition in good:
+        mine, theirs = rows["spoilt", key, condition], clean["part-000000", key, condition]
+        assert {n: mine[n] for n in INTEGERS} == {n: theirs[n] for n in INTEGERS}
+    assert len([c for (_, key, c) in rows if key == "grey" and c is not None]) == 4
+    text = capsys.readouterr().out
+    assert "6 of 10 samples could not be evaluated" in text
+    # finished already, so only the exit code is another one
+    assert run(tmp_path / "run", "--data", str(spoilt), "--strict") == 1
+
+
+def test_a_missing_shard_is_refused_before_ray(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "run", "--data", str(tmp_path / "absent-{0..3}.tar")) == 2
+    error = capsys.readouterr().err
+    assert "absent-0.tar" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_other_files_is_refused(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run(tmp_path, "--data", str(shards / "part-000000.tar")) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_the_plan_is_printed_and_nothing_is_run(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(shards / "part-{000000..000001}.tar")
+    assert run(tmp_path / "run", "--data", data, "--limit", "12", "--dry-run") == 0
+    text = capsys.readouterr().out
+    assert "12 samples, 4 conditions" in text
+    assert "sample_vit-eps8-none" in text
+    assert "time" in text
+    assert "disk" in text
+    assert not (tmp_path / "run").exists()
