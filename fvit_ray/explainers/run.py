@@ -117,8 +117,8 @@ def compute(
 
         trace = Trace(image, wide(x), target, keys, options, grad_at, layout)
         _pass(classifier.net, x, trace, wanted, on_call)
-    with torch.no_grad():
-        return {name: explainer.explain(trace) for name, explainer in explainers.items()}
+        with torch.no_grad():
+            return {name: explainer.explain(trace) for name, explainer in explainers.items()}
 
 
 def _chosen(logits: Tensor, target: Tensor) -> Tensor:

@@ -54,11 +54,12 @@ def read_examples(run: Run, most: int) -> tuple[list[Example], list[str]]:
         try:
             with h5py.File(path, "r") as file:
                 here = _examples(file, models, most - len(found))
-        except OSError as error:
+        except (OSError, KeyError, ValueError) as error:
             complaints.append(f"{path.name} cannot be read ({error})")
             continue
-        _add_rows(run, stem, here)
-        found += here
+        if here:
+            _add_rows(run, stem, here)
+            found += here
     return found, complaints
 
 

@@ -50,7 +50,7 @@ TIMM_ARGS: dict[str, tuple[str, dict[str, object]]] = {
         ),
     ),
 }
-EPOCHS = {"teacher": 2, "vit": 6, "deit": 6, "swin": 6, "ddpm": 4, "vae": 2, "ldm": 3}
+EPOCHS = {"teacher": 2, "vit": 6, "deit": 5, "swin": 5, "ddpm": 3, "vae": 2, "ldm": 2}
 SEEDS = {"teacher": 11, "vit": 12, "deit": 13, "swin": 14, "ddpm": 15, "vae": 16, "ldm": 17}
 
 Log = Callable[[str], None]

@@ -13,9 +13,10 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from fvit_ray.models.load import Classifier, ModelInfo
+from fvit_ray.registry import REGISTRY
 from fvit_ray.rng import randomise_
 
-SHAPE = dict(embed_dim=32, depth=3, num_heads=4)
+SHAPE = {"embed_dim": 32, "depth": 3, "num_heads": 4}
 KINDS = {
     "vit": partial(VisionTransformer, 32, 8, **SHAPE),
     "deit": partial(VisionTransformerDistilled, 32, 8, **SHAPE),
@@ -23,10 +24,7 @@ KINDS = {
         SwinTransformer, 32, 2, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4)
     ),
 }
-METHODS = (
-    "raw_attention rollout gradcam lrp partial_lrp vta lrp_rollout generic attnlrp "
-    "random input_intensity input_gradient integrated_gradients"
-).split()
+METHODS = tuple(REGISTRY["explainer"])
 
 
 def info(classes, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)):

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from fvit_ray.explainers import explain, finish, rules, run
-from fvit_ray.models import attention
 
 KEYS = ("a", "b", "c")
 
@@ -24,7 +23,7 @@ def check_batch(implementation, classifier, batch, names):
                 alone[name],
                 rtol=1e-9,
                 atol=1e-12,
-                msg=lambda m: f"{name}: {m}",
+                msg=f"{name} of sample {i} feels its neighbours",
             )
 
 
@@ -60,11 +59,13 @@ def test_rules_b_with_sums_over_the_batch_are_caught(classifier, batch, monkeypa
         check_batch(explain, classifier, batch, ["vta"])
 
 
-def test_extremes_of_the_batch_in_the_patch_rule_are_caught(tiny, batch, monkeypatch):
+def test_the_batchs_extremes_in_the_patch_rule_are_caught(tiny, batch, monkeypatch):
     def patches(self, layer, x, relevance):
-        wider = torch.cat([x, x.flip(0)], 2)  # another sample's pixels join in
-        low, high = wider.amin((1, 2, 3), keepdim=True), wider.amax((1, 2, 3), keepdim=True)
-        return plain(self, layer, x.clamp(low, high) + (high - high.mean()), relevance)
+        low, high = x.amin(), x.amax()  # of the whole batch
+        corner = torch.stack([low, high]).expand(len(x), 3, 1, 2)
+        wider = torch.cat([x, corner.repeat(1, 1, 8, x.shape[3] // 2)], 2)
+        more = torch.cat([relevance, torch.zeros_like(relevance[:, :, :1])], 2)
+        return plain(self, layer, wider, more)[:, :, : x.shape[2]]
 
     plain = rules.RulesA.patches
     monkeypatch.setattr(rules.RulesA, "patches", patches)
@@ -106,14 +107,15 @@ def test_the_attention_matrix_is_seen(tiny, batch):
 
 
 def test_fused_attention_left_on_is_caught(tiny, batch, monkeypatch):
-    """timm would compute the same logits and never call the hook."""
-
-    class Fused(type(tiny("vit").net.blocks[0].attn)):
-        fused_attn = property(lambda _: True, lambda *_: None)
-
-    layers = tiny("vit").net.blocks
-    for block in layers:
-        assert attention.watch  # the hooks themselves are untouched
-        monkeypatch.setattr(block.attn, "__class__", Fused)
+    """timm would compute the same logits and never show the matrix."""
+    classifier = tiny("vit")
+    for block in classifier.net.blocks:
+        plain = type(block.attn)
+        stubborn = type(plain.__name__, (plain,), {"fused_attn": property(lambda _: True, skip)})
+        monkeypatch.setattr(block.attn, "__class__", stubborn)
     with pytest.raises(RuntimeError, match="0 of 3 attention maps were seen"):
-        check_attention_is_seen(explain, tiny("vit"), batch)
+        check_attention_is_seen(explain, classifier, batch)
+
+
+def skip(*_):
+    """A setter that sets nothing."""

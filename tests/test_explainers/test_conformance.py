@@ -53,11 +53,12 @@ def test_attnlrp_is_that_of_its_authors(conformance, error, root):
 def test_lower_precision_keeps_the_maps(conformance, dtype, least):
     """Weights and activations in `dtype`, relevance arithmetic in float32.
 
-    Left out in bfloat16: lrp by rules A, which amplifies rounding all the way down (0.92 here).
+    Left out in bfloat16: rules A, whose sums a / (a + b) amplify rounding (lrp 0.92 here,
+    partial_lrp 0.85).
     """
     c, names = conformance, [name for name, _, options in VECTORS if not options]
     if dtype == torch.bfloat16:
-        names.remove("lrp")
+        names = [name for name in names if name not in ("lrp", "partial_lrp")]
     low = Classifier(copy.deepcopy(c.classifier.net).to(dtype), c.classifier.info)
     exact = explain(c.classifier, c.image, c.target, names)
     maps = explain(low, c.image.float(), c.target, names)

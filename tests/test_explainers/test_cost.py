@@ -76,4 +76,4 @@ def test_gflop_at_vit_b(gflop, names, expected):
 def test_gflop_at_swin_t(gflop):
     name = "swin_tiny_patch4_window7_224"
     assert gflop(name, ["gradcam"]) == pytest.approx(9.0, abs=0.05)
-    assert gflop(name, ["vta", "generic"]) < gflop(name, ["vta"]) * 1.001
+    assert gflop(name, ["vta", "generic"]) < gflop(name, ["vta"]) * 1.02

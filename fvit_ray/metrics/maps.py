@@ -1,0 +1,39 @@
+"""What every metric of saliency maps does first: check them, and scale each to [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Columns = dict[str, Tensor]  # name -> (B,), one entry per image; `valid` is among them
+
+
+def unit(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (B, H, W) -> min-max per image, float64 in [0, 1], and (B,) bool, False: no ranking.
+
+    A map that is constant, or not finite somewhere, says nothing: it becomes zeros, and False.
+    float64, so that scores depend neither on the batch nor on the device. Raises ValueError on
+    anything but (B, H, W).
+    """
+    if maps.ndim != 3:
+        raise ValueError(f"maps must be (B, H, W), got {tuple(maps.shape)}")
+    maps = maps.double()
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    valid = (high - low).isfinite() & (high > low)
+    scaled = (maps - low) / (high - low).where(valid, torch.ones_like(low))
+    return scaled.where(valid, torch.zeros_like(scaled)), valid.flatten()
+
+
+def blank(columns: Columns, valid: Tensor) -> Columns:
+    """The columns with zeros (False) where not `valid`, and `valid` itself as the first one."""
+    zeroed = {name: value.where(valid, torch.zeros_like(value)) for name, value in columns.items()}
+    return {"valid": valid, **zeroed}
+
+
+def same_size(maps: Tensor, others: Tensor, what: str) -> None:
+    """Raise ValueError, one line, unless `others` is (B, H, W) as `maps` is."""
+    if maps.shape != others.shape:
+        raise ValueError(
+            f"{what} must be (B, H, W) like the maps {tuple(maps.shape)}, "
+            f"got {tuple(others.shape)}: preprocess both in the same way"
+        )
