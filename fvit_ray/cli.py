@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fvit_ray.config import SAMPLE, Attack, Compute, Config, ConfigError, Defence
+from fvit_ray.config import SAMPLE, Attack, Compute, Config, ConfigError, Defence, Explain
 
+GROUPS = {"attack": Attack, "explain": Explain, "compute": Compute}
 RUN_OPTIONS = {
     "config": "YAML file, or the bare name of one of the package's own",
     "out": "run folder; default runs/<name>-<fingerprint>",
@@ -157,9 +158,23 @@ def build(tree: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Co
     for dotted, value in overrides:
         override(tree, dotted, value)
     try:
-        return Config.model_validate(tree)
+        return _fitted(Config.model_validate(tree))
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from None
+
+
+def _fitted(config: Config) -> Config:
+    """A run shorter than two default blocks gets smaller ones, so that little is padded and two
+    actors have work."""
+    compute = config.compute
+    if config.limit is None or compute.model_fields_set & {"micro_batch", "chunk"}:
+        return config
+    size = min(compute.micro_batch, -(-config.limit // 2))
+    if size == compute.micro_batch:
+        return config
+    return config.model_copy(
+        update={"compute": compute.model_copy(update={"micro_batch": size, "chunk": size})}
+    )
 
 
 def _one_line(error: ValidationError) -> str:
@@ -180,8 +195,8 @@ def leaves(model: Any = Config, prefix: str = "") -> dict[str, str]:
     """Dotted path of every leaf -> its description; list entries as `N`."""
     found: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        if model is Config and name in ("attack", "compute"):
-            found |= leaves(Attack if name == "attack" else Compute, f"{name}.")
+        if model is Config and name in GROUPS:
+            found |= leaves(GROUPS[name], f"{name}.")
             continue
         found[prefix + name] = field.description or ""
         if model is Config and name == "defences":

@@ -161,6 +161,26 @@ class Defence(Frozen):
         return self
 
 
+class Explain(Frozen):
+    """Choices of the explanation methods that the literature leaves open."""
+
+    target: int | Literal["predicted", "label", "per_trial"] = Field(
+        "predicted", description="explained class: of the aggregate, the label, or an index"
+    )
+    start_layer: int = Field(1, ge=0, description="first block of rollout, vta, lrp_rollout")
+    row: Literal["mean", "cls"] = Field("mean", description="of distilled DeiT: CLS and DIST, CLS")
+    lrp_rules: Literal["A", "B"] = Field("A", description="relevance rules of lrp")
+    gamma: float = Field(0.0, ge=0, description="of attnlrp's Linear layers; 0: epsilon rule")
+    steps: int = Field(32, ge=1, description="of integrated_gradients")
+
+    @field_validator("target")
+    @classmethod
+    def _is_class(cls, target: int | str) -> int | str:
+        if isinstance(target, int) and target < 0:
+            raise ValueError(f"{target} is not a class index")
+        return target
+
+
 class Compute(Frozen):
     """Where and how; micro_batch and dtype are part of a result's identity, the rest is not."""
 
@@ -170,6 +190,7 @@ class Compute(Frozen):
     )
     micro_batch: int = Field(25, ge=1, description="images per compute block; calls are padded")
     denoise_batch: int = Field(50, ge=1, description="trials per call of denoiser and classifier")
+    explain_batch: int = Field(25, ge=1, description="images per call of the explainers")
     chunk: int = Field(25, ge=1, description="samples per commit; a multiple of micro_batch")
     actors: int | None = Field(None, ge=1, description="default: one per GPU, or per CPU")
 
@@ -203,9 +224,7 @@ class Config(Frozen):
         (Defence(),), description="what stands before the classifier"
     )
     explainers: Names = Field((), description="explanation methods")
-    target: int | Literal["predicted", "label", "per_trial"] = Field(
-        "predicted", description="the explained class; an index is a class"
-    )
+    explain: Explain = Field(default_factory=Explain)
     maps: bool = Field(True, description="write the explanation maps")
     examples: int = Field(8, ge=0, description="samples whose images are kept for the report")
     seed: int = Field(0, ge=0, description="of every noise")
@@ -244,8 +263,6 @@ class Config(Frozen):
                     f"defences: {defence.denoiser!r} was trained on the sample's 32-pixel garments "
                     "and does not fit other data; name another denoiser, or `none`"
                 )
-        if isinstance(self.target, int) and self.target < 0:
-            raise ValueError(f"target: {self.target} is not a class index")
         return self
 
     def canonical(self) -> dict[str, Any]:

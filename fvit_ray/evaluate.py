@@ -22,12 +22,12 @@ from fvit_ray import registry, rng
 from fvit_ray.batch import Batch
 from fvit_ray.config import Config, Defence
 from fvit_ray.data.preprocess import Preprocess
-from fvit_ray.explainers import explain, finish, supports
+from fvit_ray.mapper import Mapper
 from fvit_ray.models.load import Classifier, ModelInfo, load_classifier
 from fvit_ray.plan import Condition, conditions, trial_set
 from fvit_ray.results import Meter, Outcome, Results, join, to_uint8
 from fvit_ray.schema import eps_name
-from fvit_ray.smoothing.aggregate import Aggregate, aggregate_maps, aggregate_probs
+from fvit_ray.smoothing.aggregate import Aggregate, aggregate_probs
 from fvit_ray.smoothing.fvit import pad, purpose_of, sample_trials
 from fvit_ray.smoothing.schedule import Step, resolve
 
@@ -65,14 +65,18 @@ class Evaluator:
         self.steps: dict[Defence, Step] = {
             d: resolve(d.schedule, d.sigma, self.denoisers[d].alphas_cumprod) for d in sets
         }
+        self.mapper = Mapper(config, self.dtype, self.meter)
         self.conditions = conditions(config)
 
     def columns(self, condition: Condition) -> dict[str, Any]:
         """CONDITION's columns with the resolved schedule."""
         columns = condition.columns()
         if condition.defended:
-            step = self.steps[trial_set(condition.defence)]
+            key = trial_set(condition.defence)
+            step = self.steps[key]
             columns |= {"sigma": step.sigma, "sigma_pixel": step.sigma_pixel, "t": step.t}
+            if not self.denoisers[key].latent:
+                columns["noise_space"] = "pixel"
         return columns
 
     def __call__(self, batch: Batch | Mapping[Preprocess, Batch], examples: int = 0) -> Results:
@@ -225,72 +229,8 @@ class Evaluator:
                 outcomes[cell.condition_id] = _outcome(total, label)
         if self.config.explainers:
             with self.meter.stage("explain"):
-                self._explain(model, trials, logits, batch, cells, outcomes)
+                self.mapper.explain(model, trials, logits, batch, cells, outcomes)
         return {name: outcome.cpu() for name, outcome in outcomes.items()}
-
-    def _explain(
-        self,
-        model: Classifier,
-        trials: Tensor,
-        logits: Tensor,
-        batch: Batch,
-        cells: list[Condition],
-        outcomes: dict[str, Outcome],
-    ) -> None:
-        """Explain all trials; conditions that explain the same classes share the maps."""
-        names = [n for n in self.config.explainers if supports(model.net, n) is None]
-        if not names:
-            return
-        compute, label = self.config.compute, batch.label
-        size = compute.denoise_batch if cells[0].defended else compute.micro_batch
-        keys = [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]
-        shared: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for cell in cells:
-            outcome = outcomes[cell.condition_id]
-            target = self._target(outcome, logits, label)  # (B, m)
-            maps = next((maps for known, maps in shared if torch.equal(known, target)), None)
-            if maps is None:
-                maps = self._maps(model, trials, keys, target, names, size)
-                shared.append((target, maps))
-            same = (target == target[:, :1]).all(1)
-            outcome.target = torch.where(same, target[:, 0], -1)
-            for name, raw in maps.items():
-                total = aggregate_maps(raw, cell.defence.map_aggregation)
-                outcome.saliency[name] = finish(total, (trials.shape[-2], trials.shape[-1]))
-
-    def _count_explain(self, kind: str, images: int) -> None:
-        networks = {"forward": "classifier", "backward": "classifier backward"}
-        self.meter.count(networks.get(kind, kind), images)
-
-    def _target(self, outcome: Outcome, logits: Tensor, label: Tensor) -> Tensor:
-        """The class explained in every trial (B, m)."""
-        choice = self.config.target
-        if choice == "per_trial":
-            return logits.argmax(2)
-        per_image = {"predicted": outcome.pred, "label": label}.get(str(choice))
-        if per_image is None:
-            per_image = torch.full_like(label, int(choice))
-        return per_image.unsqueeze(1).expand(logits.shape[:2])
-
-    def _maps(
-        self,
-        model: Classifier,
-        trials: Tensor,
-        keys: list[str],
-        target: Tensor,
-        names: list[str],
-        size: int,
-    ) -> dict[str, Tensor]:
-        """Raw maps (B, m, h, w) per explainer, in padded calls of `size` trials."""
-        flat, classes = trials.flatten(0, 1).to(self.dtype), target.flatten()
-        parts: dict[str, list[Tensor]] = {name: [] for name in names}
-        for at in range(0, len(flat), size):
-            images, wanted = pad(flat[at : at + size], size), pad(classes[at : at + size], size)
-            named = keys[at : at + size] + [""] * (at + size - len(flat))
-            maps = explain(model, images, wanted, names, keys=named, on_call=self._count_explain)
-            for name, raw in maps.items():
-                parts[name].append(raw[: len(flat) - at])
-        return {n: torch.cat(raw).unflatten(0, trials.shape[:2]) for n, raw in parts.items()}
 
 
 def _outcome(total: Aggregate, label: Tensor) -> Outcome:

@@ -37,6 +37,7 @@ class Condition:
         """CONDITION's columns; `t` and `sigma_pixel` are the resolved schedule's to fill in."""
         config, d = self.config, self.defence
         dds = {
+            "weights": d.weights,
             "schedule": d.schedule,
             "sigma": d.sigma,
             "sigma_pixel": None,

@@ -20,6 +20,10 @@ class Meter:
     forwards: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    def clear(self) -> None:
+        self.forwards.clear()
+        self.seconds.clear()
+
     def count(self, network: str, images: int) -> None:
         self.forwards[network] += images
 

@@ -24,6 +24,7 @@ CONDITION = pa.schema(
         ("eps", pa.float64()),  # pixel units
         ("attack_label", pa.string()),
         ("denoiser", pa.string()),  # "none" without DDS
+        ("weights", pa.string()),  # of the denoiser; null where it brings its own, or without DDS
         ("schedule", pa.string()),  # null without DDS, as are the next ten
         ("sigma", pa.float64()),
         ("sigma_pixel", pa.float64()),

@@ -74,6 +74,13 @@ def test_other_data_without_a_named_defence_means_none() -> None:
     assert config.limit is None
 
 
+def test_a_short_run_gets_small_blocks() -> None:
+    compute = parse(["--limit", "7"]).config.compute
+    assert (compute.micro_batch, compute.chunk) == (4, 4)
+    assert parse(["--limit", "50"]).config.compute.micro_batch == 25
+    assert parse(["--limit", "7", "--compute.micro-batch", "5"]).config.compute.micro_batch == 5
+
+
 def test_every_leaf_can_be_overridden(tmp_path: Path) -> None:
     values = {
         "name": "x",
@@ -83,7 +90,6 @@ def test_every_leaf_can_be_overridden(tmp_path: Path) -> None:
         "models": "sample_vit",
         "random_weights": "true",
         "explainers": "rollout",
-        "target": "label",
         "maps": "false",
         "examples": "0",
         "seed": "7",
@@ -104,14 +110,21 @@ def test_every_leaf_can_be_overridden(tmp_path: Path) -> None:
         "defences.N.smooth": "false",
         "defences.N.noise_space": "pixel",
         "defences.N.common_noise": "true",
+        "explain.target": "label",
+        "explain.start_layer": "0",
+        "explain.row": "cls",
+        "explain.lrp_rules": "B",
+        "explain.gamma": "0.25",
+        "explain.steps": "8",
         "compute.device": "cpu",
         "compute.dtype": "float64",
         "compute.micro_batch": "5",
         "compute.denoise_batch": "5",
+        "compute.explain_batch": "5",
         "compute.chunk": "10",
         "compute.actors": "2",
     }
-    assert set(leaves()) - {"attack", "defences", "compute"} == set(values)
+    assert set(leaves()) - {"defences"} == set(values)
     argv = [w for k, v in values.items() for w in ("--" + k.replace("N", "1"), v)]
     before, after = parse([]).config.canonical(), parse(argv).config.canonical()
     changed = {line.split(":")[0] for line in difference(before, after)}

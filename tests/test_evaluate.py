@@ -31,7 +31,7 @@ def config_of(**changes: Any) -> Config:
         "models": ["sample_vit"],
         "defences": ["none", DEFENCE],
         "attack": {"eps": [0, "8/255"], "steps": 2},
-        "compute": {"micro_batch": 5, "denoise_batch": 5, "chunk": 5},
+        "compute": {"micro_batch": 5, "denoise_batch": 5, "explain_batch": 5, "chunk": 5},
     }
     return build(tree | changes)
 

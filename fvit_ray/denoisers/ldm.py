@@ -35,7 +35,7 @@ SAMPLE_UNET: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
     "layers_per_block": 1,
-    "block_out_channels": (48, 80),
+    "block_out_channels": (48, 72),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "mid_block_type": "UNetMidBlock2DCrossAttn",

@@ -17,7 +17,7 @@ from fvit_ray.config import Config
 from fvit_ray.data.decode import DecodedSample
 from fvit_ray.dist.resume import chunk_name
 from fvit_ray.evaluate import Evaluator
-from fvit_ray.results import Meter, Results
+from fvit_ray.results import Results
 from fvit_ray.sinks.hdf5 import write_maps
 from fvit_ray.sinks.parquet import write_rows
 
@@ -39,7 +39,8 @@ class EvaluateChunk:
         row = table.to_pylist()[0]
         samples: list[DecodedSample] = pickle.loads(row["payload"])
         started = time.perf_counter()
-        meter = self.evaluator.meter = Meter()
+        meter = self.evaluator.meter
+        meter.clear()
         rows = self._evaluate(row["shard"], row["chunk"], row["last"], samples)
         errors = len({r["at"] for r in rows if r["error"] is not None})
         seconds = time.perf_counter() - started

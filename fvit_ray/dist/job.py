@@ -85,8 +85,11 @@ def preflight(config: Config) -> Work:
                     f"models: {info.name} has {info.num_classes} classes, the sample has "
                     f"{len(CLASS_NAMES)}; name your shards with --data"
                 )
-    if isinstance(config.target, int) and config.target >= classes:
-        raise ConfigError(f"target: class {config.target} is out of range, models have {classes}")
+    target = config.explain.target
+    if isinstance(target, int) and target >= classes:
+        raise ConfigError(
+            f"explain.target: class {target} is out of range, the models have {classes} classes"
+        )
     specs = tuple(dict.fromkeys(preprocess_of(config, info) for info in infos))
     names = next((info.class_names for info in infos if info.class_names), None)
     return Work(work, total, specs, classes, names, tuple(_unsupported(config)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -42,43 +42,48 @@ def find_relevance(net: nn.Module) -> Callable[..., Relevance] | str:
     """The relevance pass of a network that has a layout, or one line naming the layer in its way.
 
     The rules know Linear, LayerNorm, softmax attention, residual sums and element-wise
-    activations; LayerScale, query-key norms and gates have no rule.
+    activations; LayerScale, query-key norms and gates, for example, have no rule.
     """
+    from timm.models.swin_transformer import SwinTransformer
+
+    windows = isinstance(net, SwinTransformer)
+    odd = next(_odd_layers(net, windows), None)
+    if odd is not None:
+        return f"relevance rules know the plain blocks of ViT, DeiT and Swin; found {odd}"
+    return swin.propagate if windows else vit.propagate
+
+
+def _odd_layers(model: Any, windows: bool) -> Iterator[str]:
+    """Layers of a ViT or Swin that the relevance pass has no rule for."""
     from timm.layers import Mlp
-    from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+    from timm.models.swin_transformer import SwinTransformerBlock
     from timm.models.vision_transformer import Block
 
-    model: Any = net
-    windows = isinstance(net, SwinTransformer)
-    stages = model.layers if windows else [model]
-    blocks = [block for stage in stages for block in stage.blocks]
-    start = "relevance rules know the plain blocks of ViT, DeiT and Swin; found"
-    for block in blocks:
+    norms, absent = [("norm", model.norm)], []
+    for block in [block for s in (model.layers if windows else [model]) for block in s.blocks]:
         if not isinstance(block, SwinTransformerBlock if windows else Block):
-            return f"{start} {type(block).__name__}"
+            yield type(block).__name__
+            return
         if type(block.mlp) is not Mlp:
-            return f"{start} {type(block.mlp).__name__} as MLP"
-        inner = {"attn": ("q_norm", "k_norm", "norm"), "mlp": ("norm",), "": ("ls1", "ls2")}
-        for part, names in inner.items():
-            for name in names:
-                layer = getattr(getattr(block, part) if part else block, name, None)
-                if layer is not None and not isinstance(layer, nn.Identity):
-                    return f"{start} {type(layer).__name__} ({name})"
-        if getattr(block.attn, "gate", None) is not None:
-            return f"{start} gated attention"
-    rest = ("norm_pre", "fc_norm", "patch_drop") if not windows else ()
-    for name in rest:
-        layer = getattr(model, name, None)
+            yield type(block.mlp).__name__
+            return
+        norms += [("norm1", block.norm1), ("norm2", block.norm2)]
+        for owner, names in (
+            (block, ("ls1", "ls2")),
+            (block.attn, ("q_norm", "k_norm", "norm", "gate")),
+            (block.mlp, ("norm",)),
+        ):
+            absent += [(name, getattr(owner, name, None)) for name in names]
+    if not windows:
+        absent += [(name, getattr(model, name)) for name in ("norm_pre", "fc_norm", "patch_drop")]
+        if model.pos_embed is None or model.dynamic_img_size:
+            yield "no position embedding of fixed size"
+    for name, layer in absent:
         if layer is not None and not isinstance(layer, nn.Identity):
-            return f"{start} {type(layer).__name__} ({name})"
-    if not windows and (model.pos_embed is None or model.dynamic_img_size):
-        return f"{start} no fixed position embedding"
-    norms = [
-        m for m in net.modules() if type(m).__name__.endswith("Norm2d") or "RMS" in str(type(m))
-    ]
-    if norms:
-        return f"{start} {type(norms[0]).__name__}"
-    return swin.propagate if windows else vit.propagate
+            yield f"{type(layer).__name__} ({name})"
+    for name, layer in norms:
+        if not isinstance(layer, nn.LayerNorm):
+            yield f"{type(layer).__name__} ({name})"
 
 
 def _kinds(modules: Sequence[nn.Module]) -> str:

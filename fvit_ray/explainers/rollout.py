@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fvit_ray.explainers.base import Explainer, Needs, Trace, roll
+from fvit_ray.explainers.base import Explainer, Needs, Options, Trace, roll
+from fvit_ray.models.attention import Layout
 
 
 def explain(trace: Trace) -> Tensor:
@@ -13,4 +14,8 @@ def explain(trace: Trace) -> Tensor:
     return roll(trace, means, start_layer=trace.options.start_layer, normalise=True)
 
 
-EXPLAINER = Explainer("rollout", explain, lambda *_: Needs(attention=True), False)
+def needs(_: Layout, options: Options) -> Needs:
+    return Needs(attention=True, first=options.start_layer)
+
+
+EXPLAINER = Explainer("rollout", explain, needs, False)

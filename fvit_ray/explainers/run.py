@@ -43,6 +43,10 @@ def supports(net: nn.Module, name: str, options: Options | None = None) -> str |
         return f"{name}: start_layer {needs.first}, but the network has blocks 0 to {depth - 1}"
     if needs.relevance is not None and isinstance(why := find_relevance(net), str):
         return f"{name}: {why}"
+    dtype = next(net.parameters()).dtype
+    if needs.pixels and needs.relevance in ("A", "B") and dtype.itemsize < 4:
+        # measured on trained networks: median cosine to the exact map 0.04 .. 0.7 in bfloat16
+        return f"{name}: rules A and B amplify rounding all the way to the pixels; use float32"
     return None
 
 

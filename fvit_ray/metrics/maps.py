@@ -1,4 +1,4 @@
-"""What every metric of saliency maps does first: check them, and scale each to [0, 1]."""
+"""What every metric of saliency maps does first: check them, scale each to [0, 1], rank pixels."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def unit(maps: Tensor) -> tuple[Tensor, Tensor]:
     valid = (high - low).isfinite() & (high > low)
     scaled = (maps - low) / (high - low).where(valid, torch.ones_like(low))
     return scaled.where(valid, torch.zeros_like(scaled)), valid.flatten()
+
+
+def rank(maps: Tensor, *, ascending: bool = False) -> Tensor:
+    """(B, H, W) int64: each pixel's place, 0 for the highest (or lowest) value; ties by index."""
+    order = maps.flatten(1).sort(dim=1, descending=not ascending, stable=True)[1]
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).view(maps.shape)
+
+
+def pixels(fraction: float, maps: Tensor) -> int:
+    """int(fraction * H * W), without the rounding that makes 0.29 * 100 one less than 29."""
+    return int(fraction * maps.shape[-2] * maps.shape[-1] + 1e-6)
 
 
 def blank(columns: Columns, valid: Tensor) -> Columns:

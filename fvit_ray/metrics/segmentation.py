@@ -104,7 +104,7 @@ def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def totals(columns: Mapping[str, Any]) -> Totals:
-    """The scores of a data set from its images' columns (`COLUMNS`, arrays or tensors, (n,))."""
+    """The scores of a data set from its images' columns (`COLUMNS`, (n,), on the CPU)."""
     values = _addends(columns)[np.asarray(columns["valid"], dtype=bool)]
     if not len(values):
         return Totals(0, *[None] * len(SCORES))

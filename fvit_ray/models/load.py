@@ -55,13 +55,14 @@ class Classifier(nn.Module):
 
     def __init__(self, net: nn.Module, info: ModelInfo) -> None:
         super().__init__()
-        self.net = net.eval().requires_grad_(False)
+        self.net = net.requires_grad_(False)
         self.info = info
         at = next(net.parameters())
         wide = torch.promote_types(at.dtype, torch.float32)  # normalise before rounding to bf16
         for name in ("mean", "std"):
             value = torch.tensor(getattr(info, name), dtype=wide, device=at.device)
             self.register_buffer(name, value.view(1, -1, 1, 1), persistent=False)
+        self.eval()
 
     def normalise(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) pixels in [0, 1] -> the network's input, in the network's dtype."""

@@ -24,6 +24,7 @@ class Source:
     args: dict[str, Any]
     file: Path | None = None  # None: on the hub
     repository: str = ""
+    names: tuple[str, ...] = FILES  # of the weights in the repository
 
     def weights(self) -> Path:
         """The file on this machine, downloaded if need be; raises `ModelError`."""
@@ -31,7 +32,7 @@ class Source:
             return self.file
         if not self.repository:
             raise ModelError(f"timm has no weights of it on the hub; {remedy(self.architecture)}")
-        return hub_file(self.repository, FILES, remedy(self.architecture))
+        return hub_file(self.repository, self.names, remedy(self.architecture))
 
 
 def find(name: str, random_weights: bool) -> Source:
@@ -95,7 +96,8 @@ def _from_timm(name: str) -> Source:
     if found is None:
         raise ModelError("timm knows no input size or classes for it")
     cfg = found.to_dict(remove_source=True)
-    return Source(architecture, cfg, {}, repository=found.hf_hub_id or "")
+    names = (found.hf_hub_filename,) if found.hf_hub_filename else FILES
+    return Source(architecture, cfg, {}, repository=found.hf_hub_id or "", names=names)
 
 
 def _near(name: str) -> str:

@@ -19,7 +19,7 @@ def protocol(run: Run) -> list[tuple[str, str]]:
             seen.setdefault(row.label, _defence(row))
     lines += [(f"defence {label}", text) for label, text in seen.items()]
     if config.get("explainers"):
-        target = config.get("target")
+        target = config.get("explain", {}).get("target")
         explained = f"class {target}" if isinstance(target, int) else value(target)
         lines.append(("maps", f"{value(config['explainers'])}; explained class {explained}"))
     fields = [("data", config.get("data")), ("preprocess", config.get("preprocess"))]
@@ -52,7 +52,8 @@ def _attack(run: Run) -> str:
 def _defence(row: Row) -> str:
     """Settings, from the conditions themselves; t is what the schedule made of sigma."""
     line = row.any
-    parts = [f"schedule {value(line['schedule'])}"]
+    parts = [f"weights {line['weights']}"] * bool(line["weights"])
+    parts.append(f"schedule {value(line['schedule'])}")
     parts += [
         f"{name} {value(line[name])}"
         for name in ("sigma", "sigma_pixel", "t", "trials", "aggregation", "map_aggregation")

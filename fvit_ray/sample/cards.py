@@ -22,8 +22,11 @@ CARD = """\
 | | |
 |---|---|
 | Architecture | {architecture}, {params:.2f} M parameters, fp16 safetensors |
-| Data | Fashion-MNIST (MIT licence, Zalando SE): {n_train:,} training garments, tinted and laid over random textures (`fvit_ray/sample/compose.py`), flips and shifts of up to {shift} px; no noise, no attacks |
-| Held out | the last 100 training images of every class; sigma, trials and schedule were chosen on these alone |
+| Data | Fashion-MNIST (MIT licence, Zalando SE): {n_train:,} training garments, tinted and \
+laid over random textures (`fvit_ray/sample/compose.py`), flips and shifts of up to {shift} px; \
+no noise, no attacks |
+| Held out | the last 100 training images of every class; sigma, trials and schedule were chosen \
+on these alone |
 | Recipe | {recipe} |
 | Seed | {seed} |
 | Hardware | {hardware}, {minutes:.0f} minutes |
@@ -106,7 +109,10 @@ def ddpm_error(model: Any, data: train.Garments, t: int = 145) -> float:
     x = compose(data.grey, generator)[0] * 2 - 1
     noise = torch.randn(x.shape, generator=generator)
     x_t = abar.sqrt() * x + (1 - abar).sqrt() * noise
-    parts = [F.mse_loss(model(a, t).sample, n) for a, n in zip(x_t.split(250), noise.split(250))]
+    parts = [
+        F.mse_loss(model(a, t).sample, n)
+        for a, n in zip(x_t.split(250), noise.split(250), strict=True)
+    ]
     return float(torch.stack(parts).mean())
 
 

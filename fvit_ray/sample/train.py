@@ -15,42 +15,43 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
+from fvit_ray.denoisers.ddpm import SAMPLE_ARGS
+from fvit_ray.denoisers.ldm import SAMPLE_UNET, SAMPLE_VAE
 from fvit_ray.sample.compose import CLASS_NAMES, SIZE, compose, read_idx
 
 HELD_OUT_PER_CLASS = 100
 BATCH = 128
 SHIFT = 2  # pixels
-LATENT_CHANNELS = 4
-CONTEXT_WIDTH = 32
 
-TIMM_ARGS: dict[str, tuple[str, dict[str, object]]] = {
+TIMM_ARGS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": (
         "vit_tiny_patch16_224",
-        dict(img_size=SIZE, patch_size=4, embed_dim=96, depth=6, num_heads=4),
+        {"img_size": SIZE, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 4},
     ),
     "deit": (
         "deit_tiny_distilled_patch16_224",
-        dict(img_size=SIZE, patch_size=4, embed_dim=96, depth=6, num_heads=4),
+        {"img_size": SIZE, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 4},
     ),
     "swin": (
         "swin_tiny_patch4_window7_224",
-        dict(
-            img_size=SIZE,
-            patch_size=2,
-            window_size=4,
-            embed_dim=40,
-            depths=(2, 2, 2),
-            num_heads=(2, 4, 8),
-        ),
+        {
+            "img_size": SIZE,
+            "patch_size": 2,
+            "window_size": 4,
+            "embed_dim": 40,
+            "depths": (2, 2, 2),
+            "num_heads": (2, 4, 8),
+        },
     ),
 }
-EPOCHS = {"teacher": 2, "vit": 6, "deit": 5, "swin": 5, "ddpm": 3, "vae": 2, "ldm": 2}
+EPOCHS = {"teacher": 2, "vit": 6, "deit": 5, "swin": 5, "ddpm": 2, "vae": 1, "ldm": 1.5}
 SEEDS = {"teacher": 11, "vit": 12, "deit": 13, "swin": 14, "ddpm": 15, "vae": 16, "ldm": 17}
 
 Log = Callable[[str], None]
@@ -127,9 +128,7 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda s: (
-            min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * max(0, s - warmup) / steps)))
-        ),
+        lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * max(0, s - warmup) / steps))),
     )
     average = copy.deepcopy(model).eval()
     started, smooth = time.monotonic(), float("nan")
@@ -144,10 +143,10 @@ def fit(
         schedule.step()
         decay = min(0.998, (1 + step) / (10 + step))
         with torch.no_grad():
-            for mean, now in zip(average.parameters(), model.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
-            for mean, now in zip(average.buffers(), model.buffers(), strict=True):
-                mean.copy_(now)
+            for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
+                mean.lerp_(weight, 1 - decay)
+            for kept, now in zip(average.buffers(), model.buffers(), strict=True):
+                kept.copy_(now)
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if (step + 1) % 50 == 0 or step + 1 == steps:
             elapsed = time.monotonic() - started
@@ -245,15 +244,7 @@ def train_ddpm(data: Garments, scale: float, log: Log) -> nn.Module:
     from diffusers import UNet2DModel
 
     torch.manual_seed(SEEDS["ddpm"])
-    model = UNet2DModel(
-        sample_size=SIZE,
-        block_out_channels=(24, 64, 96),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        attention_head_dim=32,
-        norm_num_groups=8,
-    )
+    model = UNet2DModel(**SAMPLE_ARGS)
     abar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).float()
 
     def loss_of(x: Tensor, _: Tensor, g: Generator) -> Tensor:
@@ -267,29 +258,17 @@ def train_vae(data: Garments, scale: float, log: Log) -> nn.Module:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(SEEDS["vae"])
-    model = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        latent_channels=LATENT_CHANNELS,
-        layers_per_block=1,
-        block_out_channels=(24, 48),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=8,
-        sample_size=SIZE,
-        mid_block_add_attention=False,
-    )
+    model = AutoencoderKL(**SAMPLE_VAE)
 
     def loss_of(x: Tensor, _: Tensor, g: Generator) -> Tensor:
         x = x * 2 - 1
         posterior = model.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=g)
         decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()
-        return F.mse_loss(decoded, x) + 1e-4 * posterior.kl().mean() / (3 * SIZE * SIZE)
+        prior: Tensor = posterior.kl().mean() / (3 * SIZE * SIZE)
+        return F.mse_loss(decoded, x) + 1e-4 * prior
 
-    trained = fit(
-        "vae", model, loss_of, data, EPOCHS["vae"] * scale, log, lr=2e-3, weight_decay=0
-    )
+    trained = fit("vae", model, loss_of, data, EPOCHS["vae"] * scale, log, lr=2e-3, weight_decay=0)
     with torch.no_grad():
         image = compose(data.grey[:1000], Generator().manual_seed(0))[0]
         spread = trained.encode(image * 2 - 1).latent_dist.mean.std()  # type: ignore[operator]
@@ -301,24 +280,12 @@ def train_ldm(vae: nn.Module, data: Garments, scale: float, log: Log) -> nn.Modu
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(SEEDS["ldm"])
-    model = UNet2DConditionModel(
-        sample_size=SIZE // 2,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        layers_per_block=1,
-        block_out_channels=(48, 72),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        cross_attention_dim=CONTEXT_WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    )
+    model = UNet2DConditionModel(**SAMPLE_UNET)
     # CompVis's latent schedule (protocol: betas .0015-.0195, linear in their square roots)
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
     abar = (1 - betas).cumprod(0).float()
     factor = float(vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
-    context = torch.zeros(BATCH, 1, CONTEXT_WIDTH)
+    context = torch.zeros(BATCH, 1, SAMPLE_UNET["cross_attention_dim"])
 
     def loss_of(x: Tensor, _: Tensor, g: Generator) -> Tensor:
         with torch.no_grad():

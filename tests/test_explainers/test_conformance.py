@@ -49,16 +49,16 @@ def test_attnlrp_is_that_of_its_authors(conformance, error, root):
     assert error(maps, torch.from_numpy(data["attnlrp"])) < 1e-9
 
 
-@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 0.9999), (torch.bfloat16, 0.98)])
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 0.9999), (torch.bfloat16, 0.99)])
 def test_lower_precision_keeps_the_maps(conformance, dtype, least):
     """Weights and activations in `dtype`, relevance arithmetic in float32.
 
-    Left out in bfloat16: rules A, whose sums a / (a + b) amplify rounding (lrp 0.92 here,
-    partial_lrp 0.85).
+    Left out in bfloat16: rules A and B, whose a / (a + b) amplify rounding (here vta 0.95,
+    partial_lrp 0.85; on the trained sample models the median is 0.999, but the worst is 0.8).
     """
-    c, names = conformance, [name for name, _, options in VECTORS if not options]
+    c, names = conformance, [*{name for name, _, _ in VECTORS}, "generic", "attnlrp"]
     if dtype == torch.bfloat16:
-        names = [name for name in names if name not in ("lrp", "partial_lrp")]
+        names = ["raw_attention", "rollout", "gradcam", "generic", "attnlrp"]
     low = Classifier(copy.deepcopy(c.classifier.net).to(dtype), c.classifier.info)
     exact = explain(c.classifier, c.image, c.target, names)
     maps = explain(low, c.image.float(), c.target, names)

@@ -158,7 +158,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "name": "Synthetic test run", "data": "sample", "preprocess": "model", "limit": n,
             "attack": {"name": "pgd", "eps": [eps / 255 for eps in radii], "steps": 10,
                        "step_size": None, "random_start": True, "label": "truth"},
-            "explainers": list(explainers), "target": "predicted", "examples": kept,
+            "explainers": list(explainers), "explain": {"target": "predicted"}, "examples": kept,
             "compute": {"dtype": "float32", "micro_batch": 25, "denoise_batch": 50},
         }  # fmt: skip
         document = {

@@ -1,0 +1,97 @@
+"""Explanation maps of a condition's trials: which class, in which calls, shared by whom."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fvit_ray.batch import Batch
+from fvit_ray.config import Config
+from fvit_ray.explainers import Options, explain, finish, supports
+from fvit_ray.models.load import Classifier
+from fvit_ray.plan import Condition
+from fvit_ray.results import Meter, Outcome
+from fvit_ray.smoothing.aggregate import aggregate_maps
+from fvit_ray.smoothing.fvit import pad
+
+NETWORKS = {"forward": "classifier", "backward": "classifier backward"}
+
+
+class Mapper:
+    """Explains sets of trials with the configuration's methods."""
+
+    def __init__(self, config: Config, dtype: torch.dtype, meter: Meter) -> None:
+        self.config, self.dtype, self.meter = config, dtype, meter
+        choices = config.explain.model_dump(exclude={"target"})
+        self.options = Options(**choices, seed=config.seed)
+
+    def explain(
+        self,
+        model: Classifier,
+        trials: Tensor,
+        logits: Tensor,
+        batch: Batch,
+        cells: list[Condition],
+        outcomes: dict[str, Outcome],
+    ) -> None:
+        """Explain the trials (B, m, 3, H, W) of the conditions `cells`, whose outcomes get target
+        and saliency; conditions that explain the same classes share the maps."""
+        names = [n for n in self.config.explainers if supports(model.net, n) is None]
+        if not names:
+            return
+        keys = [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]
+        shared: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for cell in cells:
+            outcome = outcomes[cell.condition_id]
+            target = self._target(outcome, logits, batch.label)
+            maps = next((maps for known, maps in shared if torch.equal(known, target)), None)
+            if maps is None:
+                maps = self._maps(model, trials, keys, target, names)
+                shared.append((target, maps))
+            same = (target == target[:, :1]).all(1)
+            outcome.target = torch.where(same, target[:, 0], -1)
+            for name, raw in maps.items():
+                total = aggregate_maps(raw, cell.defence.map_aggregation)
+                total = total.masked_fill(~outcome.valid.view(-1, 1, 1), 0)  # never NaN in a file
+                outcome.saliency[name] = finish(total, (trials.shape[-2], trials.shape[-1]))
+
+    def _target(self, outcome: Outcome, logits: Tensor, label: Tensor) -> Tensor:
+        """The class explained in every trial (B, m)."""
+        choice = self.config.explain.target
+        if choice == "per_trial":
+            return logits.argmax(2)
+        per_image = {"predicted": outcome.pred, "label": label}.get(str(choice))
+        if per_image is None:
+            per_image = torch.full_like(label, int(choice))
+        return per_image.unsqueeze(1).expand(logits.shape[:2])
+
+    def _maps(
+        self,
+        model: Classifier,
+        trials: Tensor,
+        keys: list[str],
+        target: Tensor,
+        names: list[str],
+    ) -> dict[str, Tensor]:
+        """Raw maps (B, m, h, w) per explainer, in padded calls of explain_batch trials."""
+        size = self.config.compute.explain_batch
+        flat, classes = trials.flatten(0, 1).to(self.dtype), target.flatten()
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        for at in range(0, len(flat), size):
+            images, wanted = pad(flat[at : at + size], size), pad(classes[at : at + size], size)
+            named = keys[at : at + size] + [""] * (at + size - len(flat))
+            maps = explain(
+                model,
+                images,
+                wanted,
+                names,
+                keys=named,
+                options=self.options,
+                on_call=self._count,
+            )
+            for name, raw in maps.items():
+                parts[name].append(raw[: len(flat) - at])
+        return {n: torch.cat(raw).unflatten(0, trials.shape[:2]) for n, raw in parts.items()}
+
+    def _count(self, kind: str, images: int) -> None:
+        self.meter.count(NETWORKS.get(kind, kind), images)

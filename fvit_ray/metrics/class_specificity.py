@@ -1,0 +1,44 @@
+"""Does a map follow the class that is asked for, where the image holds two (Experiment 4)?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fvit_ray.metrics.maps import Columns, blank, same_size, unit
+
+COLUMNS = (
+    "valid",  # bool; False for a constant map, one without positive mass, or an empty mask
+    "share",  # float64, [0, 1], of the positive mass, on the asked class's object
+    "share_other",  # float64, [0, 1], on the other class's object
+    "margin",  # share - share_other, [-1, 1]; a map that ignores the class averages 0 over both
+    "area",  # float64, [0, 1], the asked object's share of the pixels: a uniform map's `share`
+)
+
+
+def class_specificity(maps: Tensor, asked: Tensor, other: Tensor) -> Columns:
+    """Where the positive mass of a map lies, image by image: `COLUMNS`, each (B,).
+
+    maps:         (B, H, W), explained for the asked class; signed maps as they are (min-max would
+        make negative relevance positive mass), others on any scale whose zero means nothing
+    asked, other: (B, H, W) bool or 0/1, disjoint: the object of the asked class and the other one
+
+    An invalid image has zeros in every column but `valid`. Raises ValueError where shapes differ.
+    """
+    same_size(maps, asked, "the asked object's masks")
+    same_size(maps, other, "the other object's masks")
+    _, valid = unit(maps)
+    asked, other = asked.bool(), other.bool()
+    mass = maps.double().clamp(min=0)
+    total = mass.sum((1, 2))
+    whole = total.where(total > 0, torch.ones_like(total))
+    share, share_other = ((mass * mask).sum((1, 2)) / whole for mask in (asked, other))
+    area = asked.double().mean((1, 2))
+    columns = {
+        "share": share,
+        "share_other": share_other,
+        "margin": share - share_other,
+        "area": area,
+    }
+    seen = asked.flatten(1).any(1) & other.flatten(1).any(1)
+    return blank(columns, valid & (total > 0) & seen)
