@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fvit_ray.batch import Batch
 from fvit_ray.config import Config
-from fvit_ray.explainers import Options, explain, finish, supports
+from fvit_ray.explainers import explain, finish, supports
 from fvit_ray.models.load import Classifier
-from fvit_ray.plan import Condition
+from fvit_ray.plan import Condition, explain_options
 from fvit_ray.results import Meter, Outcome
 from fvit_ray.smoothing.aggregate import aggregate_maps
 from fvit_ray.smoothing.fvit import pad
@@ -22,8 +22,7 @@ class Mapper:
 
     def __init__(self, config: Config, dtype: torch.dtype, meter: Meter) -> None:
         self.config, self.dtype, self.meter = config, dtype, meter
-        choices = config.explain.model_dump(exclude={"target"})
-        self.options = Options(**choices, seed=config.seed)
+        self.options = explain_options(config)
 
     def explain(
         self,
@@ -36,7 +35,7 @@ class Mapper:
     ) -> None:
         """Explain the trials (B, m, 3, H, W) of the conditions `cells`, whose outcomes get target
         and saliency; conditions that explain the same classes share the maps."""
-        names = [n for n in self.config.explainers if supports(model.net, n) is None]
+        names = [n for n in self.config.explainers if supports(model.net, n, self.options) is None]
         if not names:
             return
         keys = [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any, Literal
 
 from fvit_ray.config import Config, Defence
+from fvit_ray.explainers import Options, passes
 from fvit_ray.schema import eps_name
 from fvit_ray.smoothing.schedule import linear_alphas_cumprod, resolve
 
@@ -117,31 +118,38 @@ def _passes(defence: Defence) -> int:
     return step.t + 1 if step.chain else 1
 
 
+def explain_options(config: Config) -> Options:
+    """The explainers' options of a configuration."""
+    return Options(**config.explain.model_dump(exclude={"target"}), seed=config.seed)
+
+
 def forwards(config: Config, clean_groups: int = 1) -> tuple[Forwards, Forwards]:
     """Image passes per sample: (with shared work, as separate runs).
 
     `clean_groups`: how many different preprocessings the classifiers need; classifiers of one
-    preprocessing share the trials of the clean image. Without sharing, every (condition, explainer)
-    attacks, denoises and classifies again, as the older code does.
+    preprocessing share the trials of the clean image. Aggregations that predict the same class
+    share their maps, which is assumed here. Without sharing, every (condition, explainer) attacks,
+    denoises, classifies and explains by itself, as the older code does.
     """
     shared: Forwards = Counter()
     naive: Forwards = Counter()
-    steps, explained = config.attack.steps, bool(config.explainers)
+    steps, options = config.attack.steps, explain_options(config)
+    forward, backward = passes(config.explainers, options)
     sets = {trial_set(d) for d in config.defences if d.denoiser != "none"}
     undefended = any(d.denoiser == "none" for d in config.defences)
+    seen = undefended + sum(d.trials for d in sets)  # copies classified and explained
     for _, eps in product(config.models, config.attack.eps):
-        shared["classifier"] += (steps if eps else 0) + undefended * (1 + explained)
-        shared["classifier backward"] += steps if eps else 0
-        for key in sets:
-            shared["classifier"] += key.trials * (1 + explained)
-            shared["denoiser"] += key.trials * _passes(key) if eps else 0
+        shared["classifier"] += (steps if eps else 0) + seen * (1 + forward)
+        shared["classifier backward"] += (steps if eps else 0) + seen * backward
+        shared["denoiser"] += sum(d.trials * _passes(d) for d in sets) if eps else 0
     if 0 in config.attack.eps:
         shared["denoiser"] += clean_groups * sum(d.trials * _passes(d) for d in sets)
+    alone = [passes([name], options) for name in config.explainers] or [(0, 0)]
     for condition in conditions(config):
         d = condition.defence
         trials, attack = d.trials if condition.defended else 1, steps if condition.eps else 0
-        runs = max(1, len(config.explainers))
-        naive["classifier"] += runs * (attack + trials * (1 + explained))
-        naive["classifier backward"] += runs * attack
-        naive["denoiser"] += runs * trials * _passes(d) if condition.defended else 0
+        for one_forward, one_backward in alone:
+            naive["classifier"] += attack + trials * (1 + one_forward)
+            naive["classifier backward"] += attack + trials * one_backward
+            naive["denoiser"] += trials * _passes(d) if condition.defended else 0
     return shared, naive

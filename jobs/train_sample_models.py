@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fvit_ray.sample.cards import PARTS, train_and_save
+from fvit_ray.sample.cards import PARTS, train_and_save, write_choices
 
 
 def main() -> None:
@@ -17,8 +17,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the weights are written")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the recipe's epochs")
+    parser.add_argument(
+        "--choose", action="store_true", help="evaluate the packaged defences on held-out images"
+    )
     args = parser.parse_args()
-    train_and_save(args.idx, args.out, args.only, args.scale, lambda line: print(line, flush=True))
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    if args.choose:
+        write_choices(args.idx, args.out, log)
+    else:
+        train_and_save(args.idx, args.out, args.only, args.scale, log)
 
 
 if __name__ == "__main__":

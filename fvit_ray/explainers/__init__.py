@@ -9,7 +9,7 @@ from fvit_ray.explainers.base import (
     constant,
     finish,
 )
-from fvit_ray.explainers.run import explain, load, supports
+from fvit_ray.explainers.run import explain, load, passes, supports
 
 __all__ = [
     "ExplainError",
@@ -21,5 +21,6 @@ __all__ = [
     "explain",
     "finish",
     "load",
+    "passes",
     "supports",
 ]

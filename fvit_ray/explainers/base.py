@@ -114,6 +114,7 @@ class Explainer:
     needs: what it reads, given the network's layout and the options
     class_specific: whether the map depends on the explained class
     any_network: needs no look inside, so the layout may be None
+    own_passes: forward and backward passes that it makes through `grad_at`, shared with nobody
     """
 
     name: str
@@ -121,6 +122,7 @@ class Explainer:
     needs: Callable[[Layout, Options], Needs]
     class_specific: bool
     any_network: bool = False
+    own_passes: Callable[[Options], int] = lambda _: 0
 
 
 def roll(

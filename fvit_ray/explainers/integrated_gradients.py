@@ -16,4 +16,11 @@ def explain(trace: Trace) -> Tensor:
     return (trace.input * total / steps).sum(1)
 
 
-EXPLAINER = Explainer("integrated_gradients", explain, lambda *_: Needs(), True, any_network=True)
+EXPLAINER = Explainer(
+    "integrated_gradients",
+    explain,
+    lambda *_: Needs(),
+    True,
+    any_network=True,
+    own_passes=lambda options: options.steps,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -75,6 +76,18 @@ def explain(
             raise ExplainError(reason)
     _check_target(classifier, image, target)
     return compute(classifier, image, target, names, keys, options, on_call or _ignore)
+
+
+def passes(names: Sequence[str], options: Options) -> tuple[int, int]:
+    """Forward and backward passes per image of `explain` with these methods."""
+    explainers = [load(name) for name in names]
+    # which passes are made does not depend on the layout, only what is kept of them
+    any_layout: Any = SimpleNamespace(attention=[None])
+    needs = [explainer.needs(any_layout, options) for explainer in explainers]
+    own = sum(explainer.own_passes(options) for explainer in explainers)
+    backward = any(n.attention_grad or n.features or n.input_grad for n in needs)
+    forward = backward or any(n.attention or n.relevance for n in needs)
+    return int(forward) + own, int(backward) + own
 
 
 def _ignore(_: str, __: int) -> None:

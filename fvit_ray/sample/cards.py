@@ -26,7 +26,7 @@ CARD = """\
 laid over random textures (`fvit_ray/sample/compose.py`), flips and shifts of up to {shift} px; \
 no noise, no attacks |
 | Held out | the last 100 training images of every class; sigma, trials and schedule were chosen \
-on these alone |
+on these alone (CHOICE.md of the denoisers) |
 | Recipe | {recipe} |
 | Seed | {seed} |
 | Hardware | {hardware}, {minutes:.0f} minutes |
@@ -91,6 +91,15 @@ def train_and_save(
             measured=measured,
         )
         log(f"{part}: {measured}; written to {folder}")
+
+
+def write_choices(idx: Path, out: Path, log: train.Log) -> None:
+    """Write CHOICE.md, the accuracies that sigma, trials and schedule were chosen by."""
+    from fvit_ray.sample.choose import choose
+
+    for part, count in (("ddpm", 1000), ("ldm", 500)):
+        (out / part).mkdir(parents=True, exist_ok=True)
+        (out / part / "CHOICE.md").write_text(choose(idx, f"sample_{part}", count, log))
 
 
 def write_scheduler(folder: Path, schedule: str, start: float, end: float) -> None:
