@@ -6,16 +6,15 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from fvit_ray.atomic import replacing
 from fvit_ray.data.shards import INDEX, read_index
 
 CLASSES = "classes.txt"
@@ -53,18 +52,6 @@ class _Hashed:
         self.stream.flush()
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A stream to `path` that appears there only when the block ends without an error."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and the owner's names empty
     info.size = len(data)
@@ -74,7 +61,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def write_shard(path: Path, items: Iterable[Item]) -> Entry:
     """Write one shard, gzipped if its name ends in .gz; -> its entry in the index."""
     count = 0
-    with whole(path) as stream:
+    with replacing(path) as temporary, temporary.open("wb") as stream:
         hashed = _Hashed(stream)
         packed: Any = hashed
         if path.suffix == ".gz":
@@ -114,7 +101,7 @@ def _is_kept(path: Path, entry: Entry | None, recipe: str) -> bool:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with whole(path) as stream:
+    with replacing(path) as temporary, temporary.open("wb") as stream:
         stream.write(text.encode("utf-8", "surrogateescape"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ def connected(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    # Ray's core prints warnings of its own to stderr, which no Python logger can hold back
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+        # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data
 
@@ -53,7 +54,8 @@ def connected(address: str | None) -> Iterator[None]:
     if address == "local":
         options["include_dashboard"] = False
     try:
-        ray.init(address=address, **options)
+        with _quiet():
+            ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
@@ -64,6 +66,20 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Ray's core says of its own log level off stderr; errors come as exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def pool(device: str, actors: int | None) -> Pool:

@@ -59,13 +59,13 @@ class Work:
     specs: tuple[Any, ...]
     num_classes: int
     class_names: tuple[str, ...] | None
-    warnings: tuple[str, ...]
 
 
 def preflight(config: Config) -> Work:
     """Refuse what cannot run, before any cluster starts."""
     from fvit_ray.data import shards
     from fvit_ray.evaluate import preprocess_of
+    from fvit_ray.mapper import check_explainers
     from fvit_ray.models.load import ModelError, describe, locate_weights
     from fvit_ray.sample import CLASS_NAMES
 
@@ -75,6 +75,7 @@ def preflight(config: Config) -> Work:
         infos = [describe(name, config.random_weights) for name in config.models]
         for name in config.models if not config.random_weights else ():
             locate_weights(name)  # weights that cannot be had are missed now, not in an actor
+        check_explainers(config)
     except (shards.ShardError, ModelError) as error:
         raise ConfigError(str(error)) from error
     classes = min(info.num_classes for info in infos)
@@ -92,7 +93,7 @@ def preflight(config: Config) -> Work:
         )
     specs = tuple(dict.fromkeys(preprocess_of(config, info) for info in infos))
     names = next((info.class_names for info in infos if info.class_names), None)
-    return Work(work, total, specs, classes, names, tuple(_unsupported(config)))
+    return Work(work, total, specs, classes, names)
 
 
 def limited(
@@ -116,11 +117,6 @@ def limited(
     return chosen, limit - max(0, left)
 
 
-def _unsupported(config: Config) -> list[str]:
-    """Explainers that a classifier cannot be explained by."""
-    return []
-
-
 def evaluate(command: cli.Command, work: Work, document: dict[str, Any] | None) -> dict[str, Any]:
     """Stream what is not committed yet; returns the finished run document."""
     from fvit_ray.dist import cluster, resume
@@ -134,7 +130,6 @@ def evaluate(command: cli.Command, work: Work, document: dict[str, Any] | None) 
             [url for url, *_ in work.shards],
             class_names=work.class_names,
             conditions=[c.columns() for c in conditions(config)],
-            warnings=list(work.warnings),
             seconds=0.0,
         )
         _claim(out, document)
@@ -235,8 +230,6 @@ def conclude(out: Path, document: dict[str, Any], strict: bool) -> int:
     from fvit_ray.report.table import show
 
     show(out)
-    for warning in document["warnings"]:
-        print(f"warning: {warning}")
     if document["errors"]:
         print(
             f"warning: {document['errors']} of {document['samples']} samples could not be "

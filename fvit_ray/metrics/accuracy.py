@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from fvit_ray import schema
+from fvit_ray.atomic import replacing
 from fvit_ray.metrics.intervals import paired_gain, wilson
 
 Line = dict[str, Any]
@@ -149,15 +149,10 @@ def write_summary(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write summary.csv whole or not at all; None is an empty field, floats keep all digits."""
     path = Path(path)
     names = [*schema.CONDITION.names, *schema.SUMMARY]
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            writer.writerows([_text(line[name]) for name in names] for line in lines)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_text(line[name]) for name in names] for line in lines)
 
 
 def _text(value: Any) -> str:

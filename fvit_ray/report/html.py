@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from fvit_ray.atomic import replacing
 from fvit_ray.report import curves, facts, gallery, headline, table
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
@@ -49,10 +49,6 @@ def write_report(run_dir: Path | str) -> Path:
     run = Run(run_dir)
     path = run.folder / "report.html"
     text = page(run)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from fvit_ray import schema
-from fvit_ray.sinks.atomic import replacing
+from fvit_ray.atomic import replacing
 
 Array = np.ndarray
 

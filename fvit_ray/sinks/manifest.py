@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fvit_ray import schema
+from fvit_ray.atomic import replacing
 from fvit_ray.config import Config, ConfigError, difference
-from fvit_ray.sinks.atomic import replacing
 
 PACKAGES = ("fvit-ray", "torch", "timm", "diffusers", "ray", "numpy", "pyarrow", "h5py")
 

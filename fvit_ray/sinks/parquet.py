@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fvit_ray import schema
-from fvit_ray.sinks.atomic import replacing
+from fvit_ray.atomic import replacing
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> None:
