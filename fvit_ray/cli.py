@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,6 +29,11 @@ RUN_OPTIONS = {
 }
 
 
+RUN_FLAGS = ("dry_run", "strict", "help")
+# leaves that mean true where no value is given
+FLAGS = ("random_weights", "maps", "attack.random_start")
+
+
 @dataclass(frozen=True)
 class Command:
     """A parsed command line."""
@@ -48,12 +53,12 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
     """
     run: dict[str, Any] = {}
     overrides: list[tuple[str, Any]] = []
-    for name, values in _options(argv):
+    for name, values in options_of(argv):
         value: Any = values if len(values) > 1 else values[0] if values else True
         if name in RUN_OPTIONS:
-            if isinstance(value, list):
-                raise ConfigError(f"--{name}: takes one value, got {values}")
-            run[name] = value
+            run[name] = _run_option(name, values)
+        elif value is True and name not in FLAGS:
+            raise ConfigError(f"--{name}: needs a value")
         else:
             overrides.append((name, value))
     if run.get("help"):
@@ -75,13 +80,29 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
     )
 
 
-def _options(argv: Sequence[str]) -> list[tuple[str, list[Any]]]:
+def _run_option(name: str, values: list[Any]) -> Any:
+    """The value of one of RUN_OPTIONS: one word, or for a flag none or true or false."""
+    if name in RUN_FLAGS:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        word = str(values[0]).lower() if values else "true"
+        if len(values) > 1 or word not in words:
+            raise ConfigError(f"--{name}: takes true or false, got {values}")
+        return words[word]
+    if len(values) != 1:
+        raise ConfigError(f"--{name}: takes one value, got {len(values)}")
+    return values[0]
+
+
+def options_of(argv: Sequence[str]) -> list[tuple[str, list[Any]]]:
     """["--a.b", "1", "2", "--c=3"] -> [("a.b", ["1", "2"]), ("c", ["3"])]."""
     found: list[tuple[str, list[Any]]] = []
     for word in argv:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            found.append((name.replace("-", "_"), [_value(value)] if equals else []))
+            name = name.replace("-", "_")
+            if any(name == before for before, _ in found):
+                raise ConfigError(f"--{name}: is given twice; list several values after one")
+            found.append((name, [_value(value)] if equals else []))
         elif word == "-h":
             found.append(("help", []))
         elif not found:
@@ -103,11 +124,16 @@ def _value(word: str) -> Any:
 
 def usage(default: str) -> str:
     """The help text: every option and every leaf."""
-    rows = [("--" + k.replace("_", "-"), v) for k, v in RUN_OPTIONS.items()]
-    rows += [("--" + k.replace("_", "-"), v) for k, v in leaves().items()]
+    return f"Without --config and --data: configuration {default!r}.\n" + describe_options(
+        RUN_OPTIONS
+    )
+
+
+def describe_options(run_options: Mapping[str, str]) -> str:
+    """A line for each of a job's options and for every leaf of the tree."""
+    rows = [("--" + k.replace("_", "-"), v) for k, v in (*run_options.items(), *leaves().items())]
     wide = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{wide}}  {text}" for name, text in rows]
-    return f"Without --config and --data: configuration {default!r}.\n" + "\n".join(lines)
+    return "\n".join(f"  {name:<{wide}}  {text}" for name, text in rows)
 
 
 def read_yaml(name: str) -> dict[str, Any]:
@@ -116,10 +142,11 @@ def read_yaml(name: str) -> dict[str, Any]:
     if not path.suffix:
         path = Path(str(resources.files("fvit_ray") / "configs" / f"{name}.yaml"))
     try:
-        tree = yaml.safe_load(path.read_text())
+        # through JSON, so that only plain values are left: YAML reads 2024-05-01 as a date
+        tree = json.loads(json.dumps(yaml.safe_load(path.read_text("utf-8")), default=str))
     except OSError as error:
         raise ConfigError(f"--config {name}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ConfigError(f"--config {name}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {name}: must be a mapping of fields")
@@ -141,14 +168,16 @@ def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
             if isinstance(node[int(name)], str):
                 node[int(name)] = {"denoiser": node[int(name)]}
             node = node[int(name)]
+        elif not isinstance(node, dict):
+            raise ConfigError(f"{dotted}: {'.'.join(parents[:at])} has no fields")
         else:
             if not isinstance(
                 node.setdefault(name, list(EMPTY[name]) if name in EMPTY else {}), dict | list
             ):
                 raise ConfigError(f"{dotted}: {name} is a value, not a group of fields")
             node = node[name]
-    if isinstance(node, list):
-        raise ConfigError(f"{dotted}: name a field of the entry, e.g. {dotted}.sigma")
+    if not isinstance(node, dict):
+        raise ConfigError(f"{dotted}: cannot be set; name a field that --help lists")
     node[leaf] = value
 
 
@@ -172,9 +201,13 @@ def _fitted(config: Config) -> Config:
     size = min(compute.micro_batch, -(-config.limit // 2))
     if size == compute.micro_batch:
         return config
-    return config.model_copy(
-        update={"compute": compute.model_copy(update={"micro_batch": size, "chunk": size})}
-    )
+    trials = max(defence.trials for defence in config.defences)
+    sizes = {"micro_batch": size, "chunk": size, "denoise_batch": size * trials}
+    sizes["explain_batch"] = size
+    for name in ("denoise_batch", "explain_batch"):
+        given = name in compute.model_fields_set
+        sizes[name] = getattr(compute, name) if given else min(getattr(compute, name), sizes[name])
+    return config.model_copy(update={"compute": compute.model_copy(update=sizes)})
 
 
 def _one_line(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AllowInfNan,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 from fvit_ray import registry
+from fvit_ray.names import eps_name
 
 SAMPLE = "sample"
 SAMPLE_MODELS = ("sample_vit", "sample_deit", "sample_swin")
@@ -35,17 +37,19 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message is one line with the field and the remedy."""
 
 
-def _number(value: Any) -> Any:
-    """Accept 8/255 beside 0.03137."""
-    if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*/\s*[\d.]+\s*", value):
-        top, bottom = value.split("/")
-        return float(Fraction(top.strip()) / Fraction(bottom.strip()))
-    return value
-
-
 def _none(value: Any) -> Any:
     """Accept the word none where None is meant."""
     return None if value in ("none", "null") else value
+
+
+def _number(value: Any) -> Any:
+    """Accept 8/255 beside 0.03137."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*/\s*[\d.]+\s*", value):
+        top, bottom = (Fraction(part.strip()) for part in value.split("/"))
+        if not bottom:
+            raise ValueError(f"{value!r} divides by zero")
+        return float(top / bottom)
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -53,7 +57,9 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
+MaybeNumber = Annotated[Number | None, BeforeValidator(_none)]
+MaybeCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Radii = Annotated[tuple[Number, ...], BeforeValidator(_listed)]
 Aggregations = Annotated[tuple[Literal["mean", "vote"], ...], BeforeValidator(_listed)]
@@ -69,7 +75,7 @@ class Attack(Frozen):
     name: str = Field("pgd", description="attack")
     eps: Radii = Field((0.0, 4 / 255, 8 / 255), description="radii in pixel units, [0, 1]")
     steps: int = Field(10, ge=1, description="gradient steps")
-    step_size: Number | None = Field(None, description="pixel units; eps/5 if not given")
+    step_size: MaybeNumber = Field(None, description="pixel units; eps/5 if not given")
     random_start: bool = Field(True, description="start uniformly inside the ball")
     label: Literal["truth", "prediction"] = Field("truth", description="label moved away from")
 
@@ -87,7 +93,8 @@ class Attack(Frozen):
                 raise ValueError(
                     f"{radius:g} is not a radius in pixel units [0, 1); write {radius:g}/255?"
                 )
-        if not eps or len(set(eps)) != len(eps):
+        # a radius is named by its 255ths, so 8/255 and 0.031372549 are one
+        if not eps or len({eps_name(radius) for radius in eps}) != len(eps):
             raise ValueError("name at least one radius, each once; 0 means not attacked")
         return eps
 
@@ -99,14 +106,21 @@ class Attack(Frozen):
         return size
 
 
+DEFAULT_SIGMA: dict[str, float | None] = {"carlini": 0.25, "diffpure": None}
+
+
 class Defence(Frozen):
     """What stands before the classifier: nothing (`denoiser: none`), or DDS with m trials."""
 
     denoiser: str = Field("none", description="none, a registered denoiser, or module:function")
-    weights: str | None = Field(None, description="folder, file or hub id of the denoiser")
+    weights: Annotated[str | None, BeforeValidator(_none)] = Field(
+        None, description="folder or file of the denoiser"
+    )
     schedule: Schedule = Field("carlini", description="how sigma becomes a step t")
-    sigma: Number | None = Field(
-        0.25, description="noise level; pixel std for carlini and diffpure, Hu's delta otherwise"
+    sigma: MaybeNumber = Field(
+        None,
+        description="noise level; pixel std for carlini (0.25) and diffpure (its step 149), "
+        "Hu's delta otherwise (8/255)",
     )
     trials: int = Field(10, ge=1, description="m, noisy copies per image")
     aggregation: Aggregations = Field(("mean",), description="mean of probabilities, vote")
@@ -121,7 +135,12 @@ class Defence(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
-        return {"denoiser": value} if isinstance(value, str) else value
+        value = {"denoiser": value} if isinstance(value, str) else value
+        if isinstance(value, dict) and value.get("sigma") in (None, "none", "null"):
+            schedule = value.get("schedule", "carlini")
+            default = DEFAULT_SIGMA.get(schedule, 8 / 255)
+            return value | {"sigma": None if value.get("denoiser", "none") == "none" else default}
+        return value
 
     @field_validator("denoiser")
     @classmethod
@@ -142,9 +161,8 @@ class Defence(Frozen):
         if self.denoiser == "none":
             return self
         if self.sigma is None:
-            if self.schedule != "diffpure":
-                raise ValueError("sigma: needed by every schedule but diffpure")
-        elif self.sigma <= 0:
+            return self
+        if self.sigma <= 0:
             raise ValueError(f"sigma: {self.sigma:g} must be positive; `smooth: false` adds none")
         elif self.schedule in ("carlini", "diffpure"):
             if self.sigma > 1:
@@ -192,7 +210,7 @@ class Compute(Frozen):
     denoise_batch: int = Field(50, ge=1, description="trials per call of denoiser and classifier")
     explain_batch: int = Field(25, ge=1, description="images per call of the explainers")
     chunk: int = Field(25, ge=1, description="samples per commit; a multiple of micro_batch")
-    actors: int | None = Field(None, ge=1, description="default: one per GPU, or per CPU")
+    actors: MaybeCount = Field(None, description="default: one per GPU, or per CPU")
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
@@ -212,9 +230,7 @@ class Config(Frozen):
     preprocess: Literal["model", "paper", "stretch", "center_crop"] = Field(
         "model", description="how an image becomes the classifier's input"
     )
-    limit: Annotated[int | None, BeforeValidator(_none)] = Field(
-        None, ge=1, description="first N samples; none for all"
-    )
+    limit: MaybeCount = Field(None, description="first N samples; none for all")
     models: Names = Field(
         (), description="timm names, hf-hub:, local-dir:, arch@file, package.module:function"
     )
@@ -227,7 +243,7 @@ class Config(Frozen):
     explain: Explain = Field(default_factory=Explain)
     maps: bool = Field(True, description="write the explanation maps")
     examples: int = Field(8, ge=0, description="samples whose images are kept for the report")
-    seed: int = Field(0, ge=0, description="of every noise")
+    seed: int = Field(0, ge=0, lt=2**63, description="of every noise")
     compute: Compute = Field(default_factory=Compute)
 
     @field_validator("models", "explainers")

@@ -46,15 +46,15 @@ def describe_plan(config: Config, total: int | None) -> str:
 
 
 def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
-    """Seconds per sample of `passes`, timed on one padded call of each network."""
-    threads = torch.get_num_threads()
-    if evaluator.device.type == "cpu":
+    """Seconds per sample of `passes`, timed on one call of each network (on a CPU, of 2 images)."""
+    threads, on_gpu = torch.get_num_threads(), evaluator.device.type == "cuda"
+    if not on_gpu:
         torch.set_num_threads(1)  # as in an actor
     try:
         compute, spent = evaluator.config.compute, 0.0
         share = {name: 1 / len(evaluator.models) for name in evaluator.models}
         for name, model in evaluator.models.items():
-            size = compute.micro_batch
+            size = compute.micro_batch if on_gpu else min(2, compute.micro_batch)
             shape = (size, 3, *evaluator.specs[name].size)
             x = torch.rand(shape, device=evaluator.device, dtype=evaluator.dtype)
             forward = _time(partial(model, x)) / size
@@ -65,7 +65,7 @@ def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
             step = evaluator.steps[defence]
             if not passes["denoiser"] or step.t is None:
                 continue
-            size = compute.denoise_batch
+            size = compute.denoise_batch if on_gpu else min(2, compute.denoise_batch)
             spec = next(iter(evaluator.specs.values()))
             side = denoiser.resolution or spec.size[0]
             x = torch.rand((size, 3, side, side), device=evaluator.device, dtype=evaluator.dtype)

@@ -24,9 +24,9 @@ from fvit_ray.config import Config, Defence
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.mapper import Mapper
 from fvit_ray.models.load import Classifier, ModelInfo, load_classifier
+from fvit_ray.names import eps_name, group_name
 from fvit_ray.plan import Condition, conditions, trial_set
 from fvit_ray.results import Meter, Outcome, Results, join, to_uint8
-from fvit_ray.schema import eps_name
 from fvit_ray.smoothing.aggregate import Aggregate, aggregate_probs
 from fvit_ray.smoothing.fvit import pad, purpose_of, sample_trials
 from fvit_ray.smoothing.schedule import Step, resolve
@@ -120,11 +120,11 @@ class Evaluator:
         for model_name, model in self.models.items():
             spec = self.specs[model_name]
             batch = batches[spec]
-            keep(f"clean/{model_name}", batch.image)
+            keep(f"clean/{group_name(model_name)}", batch.image)
             for eps in self.config.attack.eps:
                 x = self._attack(model, batch, eps)
                 if eps:
-                    keep(f"adversarial/{model_name}/{eps_name(eps)}", x)
+                    keep(f"adversarial/{group_name(model_name)}/{eps_name(eps)}", x)
                 for defence, cells in self._by_trials(model_name, eps).items():
                     if defence is None:
                         trials = x.unsqueeze(1)

@@ -6,15 +6,33 @@ import torch
 from torch import Tensor
 
 from fvit_ray.batch import Batch
-from fvit_ray.config import Config
+from fvit_ray.config import Config, ConfigError
 from fvit_ray.explainers import explain, finish, supports
-from fvit_ray.models.load import Classifier
+from fvit_ray.models.load import Classifier, outline
 from fvit_ray.plan import Condition, explain_options
+from fvit_ray.registry import UnknownName
 from fvit_ray.results import Meter, Outcome
 from fvit_ray.smoothing.aggregate import aggregate_maps
 from fvit_ray.smoothing.fvit import pad
 
 NETWORKS = {"forward": "classifier", "backward": "classifier backward"}
+
+
+def check_explainers(config: Config) -> None:
+    """Refuse methods that a classifier cannot be explained by: `ConfigError`, before it is built.
+
+    raises `ModelError` for a model that is unknown
+    """
+    dtype: torch.dtype = getattr(torch, config.compute.dtype)
+    for model in config.models if config.explainers else ():
+        net = outline(model, random_weights=config.random_weights, dtype=dtype)
+        for name in config.explainers:
+            try:
+                reason = supports(net, name, explain_options(config))
+            except UnknownName as error:  # a user's own, which cannot be imported
+                raise ConfigError(f"explainers: {error}") from error
+            if reason is not None:
+                raise ConfigError(f"explainers: {model} cannot be explained by {reason}")
 
 
 class Mapper:
@@ -38,7 +56,7 @@ class Mapper:
         names = [n for n in self.config.explainers if supports(model.net, n, self.options) is None]
         if not names:
             return
-        keys = [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]
+        keys = _trial_keys(batch, trials)
         shared: list[tuple[Tensor, dict[str, Tensor]]] = []
         for cell in cells:
             outcome = outcomes[cell.condition_id]
@@ -50,9 +68,7 @@ class Mapper:
             same = (target == target[:, :1]).all(1)
             outcome.target = torch.where(same, target[:, 0], -1)
             for name, raw in maps.items():
-                total = aggregate_maps(raw, cell.defence.map_aggregation)
-                total = total.masked_fill(~outcome.valid.view(-1, 1, 1), 0)  # never NaN in a file
-                outcome.saliency[name] = finish(total, (trials.shape[-2], trials.shape[-1]))
+                outcome.saliency[name] = _aggregated(raw, cell, outcome, trials)
 
     def _target(self, outcome: Outcome, logits: Tensor, label: Tensor) -> Tensor:
         """The class explained in every trial (B, m)."""
@@ -94,3 +110,45 @@ class Mapper:
 
     def _count(self, kind: str, images: int) -> None:
         self.meter.count(NETWORKS.get(kind, kind), images)
+
+
+class ClassMapper(Mapper):
+    """Explains several classes in every condition: saliency["<method>/<class>"].
+
+    classes:  the explained indices, set before each batch
+    defended: the only method on the trials of a defence
+    """
+
+    classes: tuple[int, ...] = ()
+    defended: str = "vta"
+
+    def explain(
+        self,
+        model: Classifier,
+        trials: Tensor,
+        logits: Tensor,
+        batch: Batch,
+        cells: list[Condition],
+        outcomes: dict[str, Outcome],
+    ) -> None:
+        """Explain each of the classes in the trials (B, m, 3, H, W), once for all `cells`."""
+        names = [self.defended] if cells[0].defended else list(self.config.explainers)
+        keys = _trial_keys(batch, trials)
+        for index in self.classes:
+            target = torch.full(logits.shape[:2], index, device=logits.device)
+            for name, raw in self._maps(model, trials, keys, target, names).items():
+                for cell in cells:
+                    outcome = outcomes[cell.condition_id]
+                    saliency = _aggregated(raw, cell, outcome, trials)
+                    outcome.saliency[f"{name}/{index}"] = saliency
+
+
+def _trial_keys(batch: Batch, trials: Tensor) -> list[str]:
+    return [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]
+
+
+def _aggregated(raw: Tensor, cell: Condition, outcome: Outcome, trials: Tensor) -> Tensor:
+    """Raw maps of the trials (B, m, h, w) -> saliency (B, H, W) in [0, 1]."""
+    total = aggregate_maps(raw, cell.defence.map_aggregation)
+    total = total.masked_fill(~outcome.valid.view(-1, 1, 1), 0)  # never NaN in a file
+    return finish(total, (trials.shape[-2], trials.shape[-1]))

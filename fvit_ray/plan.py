@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
 from fvit_ray.config import Config, Defence
 from fvit_ray.explainers import Options, passes
-from fvit_ray.schema import eps_name
+from fvit_ray.names import eps_name
 from fvit_ray.smoothing.schedule import linear_alphas_cumprod, resolve
 
 Forwards = Counter[str]  # network -> image passes
@@ -91,7 +92,7 @@ def conditions(config: Config) -> list[Condition]:
     names = [_defence_name(d) for d in config.defences]
     # defences that differ in nothing named (in their weights, say) are told apart by their place
     names = [f"{n}-{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
-    return [
+    found = [
         Condition(
             re.sub(r"[^A-Za-z0-9_.=-]+", "_", "-".join(filter(None, parts))),
             model,
@@ -106,6 +107,19 @@ def conditions(config: Config) -> list[Condition]:
         for eps in config.attack.eps
         if (parts := (model, eps_name(eps), name, aggregation))
     ]
+    # names that differ only in what is not safe are told apart by a hash of the whole
+    twice = Counter(c.condition_id for c in found)
+    return [
+        replace(c, condition_id=f"{c.condition_id}-{_digest(c)}")
+        if twice[c.condition_id] > 1
+        else c
+        for c in found
+    ]
+
+
+def _digest(condition: Condition) -> str:
+    whole = (condition.model, condition.eps, condition.defence, condition.aggregation)
+    return hashlib.blake2b(repr(whole).encode(), digest_size=4).hexdigest()
 
 
 def _passes(defence: Defence) -> int:

@@ -97,7 +97,7 @@ class Results:
 
 
 def join(blocks: list[Results]) -> Results:
-    """Concatenate the results of consecutive blocks; examples are the first block's."""
+    """Concatenate the results of consecutive blocks."""
     first = blocks[0]
 
     def cat(parts: list[Any]) -> Any:
@@ -112,7 +112,8 @@ def join(blocks: list[Results]) -> Results:
             saliency={e: cat([o.saliency[e] for o in same]) for e in outcome.saliency},
         )
     keys = tuple(key for block in blocks for key in block.keys)
-    return Results(keys, cat([b.label for b in blocks]), first.columns, outcomes, first.examples)
+    examples = {n: cat([b.examples[n] for b in blocks if b.examples]) for n in first.examples}
+    return Results(keys, cat([b.label for b in blocks]), first.columns, outcomes, examples)
 
 
 def to_uint8(images: Tensor) -> Tensor:

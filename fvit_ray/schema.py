@@ -66,8 +66,8 @@ ROW = pa.schema(
 #                                       gzip, one HDF5 chunk per sample
 #   target/<condition_id>               (n,) int32, the explained class; -1 if it differs by trial
 #   examples/keys                       (k,) str, the samples whose images are kept
-#   examples/clean/<model>              (k, H, W, 3) uint8
-#   examples/adversarial/<model>/<eps>  (k, H, W, 3) uint8, <eps> as in `eps_name`
+#   examples/clean/<model>              (k, H, W, 3) uint8, <model> as in `names.group_name`
+#   examples/adversarial/<model>/<eps>  (k, H, W, 3) uint8, <eps> as in `names.eps_name`
 #   examples/denoised/<condition_id>    (k, min(m, 3), H, W, 3) uint8, the first trials
 MAPS_DTYPE = "float16"
 
@@ -102,6 +102,7 @@ RUN_KEYS = (
     "random_weights",
     "seed",
     "device",
+    "device_name",
     "versions",
     "git_revision",
     "samples",
@@ -114,8 +115,3 @@ RUN_KEYS = (
     "conditions",
     "warnings",
 )
-
-
-def eps_name(eps: float) -> str:
-    """8/255 -> "eps8", 0.5/255 -> "eps0.5": radii in 1/255, for names and labels."""
-    return f"eps{round(eps * 255, 4):g}"

@@ -52,6 +52,15 @@ def test_without_arguments_the_sample_is_evaluated() -> None:
         (["--explainers", "rolout"], "explainers", "did you mean 'rollout'"),
         (["--compute.chunk", "30"], "chunk", "multiple of micro_batch (25)"),
         (["--limit", "0"], "limit", "greater than or equal to 1"),
+        (["--limit"], "--limit", "needs a value"),
+        (["--out"], "--out", "takes one value"),
+        (["--strict", "perhaps"], "--strict", "true or false"),
+        (["--seed", "1", "--seed", "2"], "--seed", "given twice"),
+        (["--seed", "99999999999999999999"], "seed", "less than"),
+        (["--attack.eps", "8/0"], "attack.eps", "divides by zero"),
+        (["--attack.eps", "8/255", "0.031372549"], "attack.eps", "each once"),
+        (["--attack.eps.0.x", "1"], "attack.eps.0.x", "x"),
+        (["--defences.1.sigma", "nan"], "sigma", "finite"),
         (["--data", "x.tar"], "models", "--models"),
         (
             ["--data", "x.tar", "--models", "vit_base_patch16_224", "--defences", "sample_ddpm"],
@@ -66,6 +75,33 @@ def test_refused_in_one_line(argv: list[str], field: str, remedy: str) -> None:
     text = refusal(*argv)
     assert field in text
     assert remedy in text
+
+
+def test_flags_can_be_switched_off() -> None:
+    assert not parse(["--strict", "false", "--dry-run", "no"]).strict
+    assert parse(["--strict"]).strict
+
+
+def test_none_means_none() -> None:
+    config = parse(["--attack.step-size", "none", "--defences.1.schedule", "diffpure"]).config
+    assert config.attack.step_size is None
+
+
+def test_sigma_has_a_default_for_each_schedule() -> None:
+    sigmas = {
+        schedule: parse(["--defences", f"{{denoiser: sample_ddpm, schedule: {schedule}}}"])
+        .config.defences[0]
+        .sigma
+        for schedule in ("carlini", "paper", "chain", "diffpure")
+    }
+    assert sigmas == {"carlini": 0.25, "paper": 8 / 255, "chain": 8 / 255, "diffpure": None}
+
+
+@pytest.mark.parametrize("text", [b"\x80\xff", b"name: [", b"- 1", b"defences: [null]"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "bad.yaml").write_bytes(text)
+    argv = ["--config", str(tmp_path / "bad.yaml"), "--defences.0.sigma", "0.1"]
+    assert refusal(*argv)
 
 
 def test_other_data_without_a_named_defence_means_none() -> None:

@@ -89,6 +89,13 @@ def test_every_condition_has_a_name_of_its_own() -> None:
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.-") for name in names)
 
 
+@pytest.mark.parametrize("models", [["vit@/w/é.pt", "vit@/w/ü.pt"], ["m:f_g", "m_f:g"]])
+def test_models_whose_names_differ_only_in_unsafe_letters(models: list[str]) -> None:
+    config = config_of(models=models, defences=["none"], data="x.tar")
+    names = [c.condition_id for c in conditions(config)]
+    assert len(set(names)) == len(names) == 4
+
+
 def test_every_registered_name_can_be_imported() -> None:
     from fvit_ray import registry
 

@@ -99,7 +99,8 @@ class EvaluateChunk:
         self, name: str, results: Results, good: list[int], notes: dict[str, str]
     ) -> None:
         explained = {n: o for n, o in results.outcomes.items() if o.target is not None}
-        shown = sum(i < self.config.examples for i in good)
+        kept = len(next(iter(results.examples.values()), ()))
+        shown = sum(i < kept for i in good)
         write_maps(
             self.out / "maps" / f"{name}.h5",
             [results.keys[i] for i in good],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fvit_ray.config import ConfigError
+from fvit_ray.sinks.manifest import processor
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Pool:
     actors: int
     num_cpus: float
     num_gpus: float
+    name: str  # of the device, in words
 
 
 # On a CPU the reader and decoder need a sliver beside the actors, which compute all the time.
@@ -45,8 +47,8 @@ def connected(address: str | None) -> Iterator[None]:
     import ray
     import ray.data
 
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions
     if ray.is_initialized():
         yield
         return
@@ -91,5 +93,7 @@ def pool(device: str, actors: int | None) -> Pool:
     if device == "cuda" and not gpus:
         raise ConfigError("compute.device: cuda was asked for, but the cluster has no GPU")
     if device != "cpu" and gpus:
-        return Pool("cuda", min(actors or gpus, gpus), 1.0, 1.0)
-    return Pool("cpu", actors or max(1, cpus), ACTOR_CPUS, 0.0)
+        kinds = [key.split(":", 1)[1] for key in resources if key.startswith("accelerator_type:")]
+        # half a core each, so that a machine with as many GPUs as cores can still read
+        return Pool("cuda", min(actors or gpus, gpus), 0.5, 1.0, ", ".join(kinds) or "GPU")
+    return Pool("cpu", max(1, min(actors or cpus, cpus)), ACTOR_CPUS, 0.0, processor())

@@ -17,7 +17,6 @@ class Progress:
         self.stream = stream or sys.stderr
         self.began = self.last = time.monotonic()
         self.live = self.stream.isatty()
-        self.first: float | None = None  # when the first result came, after the actors' start
 
     def __enter__(self) -> Self:
         self._show(f"starting: {self._share()}, networks are being built")
@@ -29,9 +28,12 @@ class Progress:
 
     def advance(self, samples: int, errors: int) -> None:
         """Count a committed chunk."""
+        now = time.monotonic()
+        if self.done == self.start:
+            # from the first commit on: before it the actors started, which says nothing of the rest
+            self.began, self.start = now, self.done + samples
         self.done += samples
         self.errors += errors
-        now = time.monotonic()
         if self.live or now - self.last >= PLAIN_EVERY or self.done == self.total:
             self.last = now
             self._show(self.line(now - self.began))

@@ -44,6 +44,8 @@ def _blocks(task: ShardTask, chunk: int) -> Iterator[pa.Table]:
         if number >= 0 and number not in task.skip:
             yield _table(task.shard, number, samples, last=False)
         number, samples = next_number, next_samples
+    if number < 0:  # read_samples tells of an empty shard by a sample; a limit may cut it off
+        number, samples = 0, [RawSample(f"{task.shard}#empty", 0, {}, "no samples within the limit")]
     if number not in task.skip:
         yield _table(task.shard, number, samples, last=True)
 
@@ -104,7 +106,7 @@ def stream(
     context.target_max_block_size = 1  # every row is a block of its own
     context.execution_options.preserve_order = False
     decode = DecodeChunk(specs, num_classes)
-    reader_cpus = READER_CPUS if pool.device == "cpu" else 1
+    reader_cpus = READER_CPUS if pool.device == "cpu" else 0.5
     dataset: Dataset = ray.data.read_datasource(
         ShardSource(tasks, config.compute.chunk),
         override_num_blocks=len(tasks),

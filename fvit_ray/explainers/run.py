@@ -121,7 +121,8 @@ def compute(
     explainers = {name: load(name) for name in names}
     wanted = [explainer.needs(layout, options) for explainer in explainers.values()]
     with torch.inference_mode(False), torch.enable_grad():
-        image = image.detach().clone()  # one made in inference mode cannot enter a graph
+        # what was made in inference mode cannot enter a graph
+        image, target = image.detach().clone(), target.clone()
         x = classifier.normalise(image)
 
         def grad_at(point: Tensor) -> Tensor:

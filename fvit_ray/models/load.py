@@ -23,7 +23,15 @@ from fvit_ray.models.sources import Source, find
 from fvit_ray.models.weights import ModelError, difference, shapes
 from fvit_ray.rng import randomise_
 
-__all__ = ["Classifier", "ModelError", "ModelInfo", "describe", "load_classifier", "locate_weights"]
+__all__ = [
+    "Classifier",
+    "ModelError",
+    "ModelInfo",
+    "describe",
+    "load_classifier",
+    "locate_weights",
+    "outline",
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,26 @@ def load_classifier(
     if random_weights:
         randomise_(net, name)
     return Classifier(net.to(device=device, dtype=dtype), info)
+
+
+def outline(
+    name: str, *, random_weights: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The network without weights, on the meta device: in a moment, and it can only be looked at.
+
+    Only a module of the user's own is built for real; raises `ModelError` as `describe` does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if _is_user(name):
+            return _build_user(name).to(dtype)
+        from timm import create_model as create
+
+        with _named(name):
+            source = find(name, random_weights)
+        args = {"num_classes": source.cfg["num_classes"]} | source.args
+        with torch.device("meta"):
+            net: nn.Module = create(source.architecture, pretrained_cfg=source.cfg, **args)
+        return net.to(dtype)
 
 
 class _named:

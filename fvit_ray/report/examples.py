@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fvit_ray.names import group_name
 from fvit_ray.report.run import Line, Run
 
 Pixels = NDArray[np.uint8]
@@ -22,7 +23,7 @@ class Example:
     """One sample; what the run did not keep is absent from the mappings.
 
     clean:       model -> (H, W, 3) uint8
-    adversarial: (model, eps as in `schema.eps_name`) -> (H, W, 3) uint8
+    adversarial: (model, eps as in `names.eps_name`) -> (H, W, 3) uint8
     denoised:    condition_id -> (trials, H, W, 3) uint8
     saliency:    (condition_id, explainer) -> (H, W) float32 in [0, 1]
     target:      condition_id -> the explained class, -1 where it differs by trial
@@ -82,10 +83,10 @@ def _examples(file: h5py.File, models: list[str], most: int) -> list[Example]:
 
 
 def _add_images(example: Example, group: h5py.Group, models: list[str], at: int) -> None:
-    for model in models:  # by name: one with a slash is a path of nested groups
-        if f"clean/{model}" in group:
-            example.clean[model] = group[f"clean/{model}"][at]
-        for eps, images in _children(group, f"adversarial/{model}"):
+    for model in models:
+        if f"clean/{group_name(model)}" in group:
+            example.clean[model] = group[f"clean/{group_name(model)}"][at]
+        for eps, images in _children(group, f"adversarial/{group_name(model)}"):
             example.adversarial[model, eps] = images[at]
     for condition, images in _children(group, "denoised"):
         example.denoised[condition] = images[at]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fvit_ray import schema
+from fvit_ray.names import eps_name
 from fvit_ray.report.examples import Example, Pixels, read_examples
 from fvit_ray.report.grid import Grid, Row, grid
 from fvit_ray.report.pictures import Picture, amplification, difference, overlay, picture
@@ -111,7 +111,7 @@ def _explainers(run: Run, example: Example) -> list[str]:
 def _image(example: Example, model: str, eps: float) -> Pixels | None:
     if eps == 0:
         return example.clean[model]
-    return example.adversarial.get((model, schema.eps_name(eps)))
+    return example.adversarial.get((model, eps_name(eps)))
 
 
 def _perturbation(clean: Pixels, images: list[Pixels | None], radii: tuple[float, ...]) -> Band:

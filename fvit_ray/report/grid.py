@@ -16,6 +16,7 @@ _FREE = ("condition_id", "attack", "eps", "attack_label")
 
 # what tells two defences of one denoiser apart -> how that is written
 _TELLING = {
+    "weights": "{}",
     "schedule": "{}",
     "sigma": "sigma {}",
     "trials": "m {}",

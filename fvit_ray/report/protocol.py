@@ -70,7 +70,7 @@ def _arithmetic(run: Run) -> str:
         ("dtype", compute.get("dtype")),
         ("micro_batch", compute.get("micro_batch")),
         ("denoise_batch", compute.get("denoise_batch")),
-        ("device", document["device"]),
+        ("device", f"{value(document['device'])} ({value(document.get('device_name'))})"),
         ("seed", document["seed"]),
         ("fingerprint", document["fingerprint"]),
     )

@@ -10,7 +10,6 @@ import copy
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Generator, Tensor, nn
 from fvit_ray.denoisers.ddpm import SAMPLE_ARGS
 from fvit_ray.denoisers.ldm import SAMPLE_UNET, SAMPLE_VAE
 from fvit_ray.sample.compose import CLASS_NAMES, SIZE, compose, read_idx
+from fvit_ray.sinks.manifest import processor
 
 HELD_OUT_PER_CLASS = 100
 BATCH = 128
@@ -316,11 +316,4 @@ def save_classifier(name: str, model: nn.Module, out: Path) -> None:
 
 def hardware() -> str:
     """The processor in words, for the model cards."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}"
+    return f"{os.cpu_count()} cores of {processor()}, torch {torch.__version__}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,18 +18,39 @@ from fvit_ray import schema
 from fvit_ray.atomic import replacing
 from fvit_ray.config import Config, ConfigError, difference
 
-PACKAGES = ("fvit-ray", "torch", "timm", "diffusers", "ray", "numpy", "pyarrow", "h5py")
+LOCK = ".lock"
+PACKAGES = (
+    "fvit-ray",
+    "torch",
+    "torchvision",
+    "timm",
+    "diffusers",
+    "ray",
+    "numpy",
+    "pyarrow",
+    "h5py",
+    "simplejpeg",
+    "pillow",
+)
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
     """The run document of a folder, or None where there is none yet."""
     path = folder / "run.json"
     if not path.exists():
+        if folder.exists() and (
+            not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir())
+        ):
+            raise ConfigError(
+                f"--out {folder}: is a file, or not empty without a run.json; name another folder"
+            )
         return None
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
+        document = json.loads(path.read_text())
     except ValueError as error:
         raise ConfigError(f"--out {folder}: run.json is damaged ({error}); move it away") from error
+    if not isinstance(document, dict) or not document.keys() >= {"fingerprint", "config", "status"}:
+        raise ConfigError(f"--out {folder}: run.json is no run document; name another folder")
     return document
 
 
@@ -46,10 +70,47 @@ def check_same(folder: Path, document: dict[str, Any], config: Config) -> None:
                 f"give --compute.chunk {before} or another folder"
             )
         return
-    old = Config.model_validate(document["config"]).canonical()
-    lines = difference(old, config.canonical())
+    try:
+        old = Config.model_validate(document["config"]).canonical()
+    except ValueError:
+        old = {}
+    if not (lines := difference(old, config.canonical()) if old else []):
+        raise ConfigError(
+            f"--out {folder}: holds a run of another version of fvit_ray; name another folder"
+        )
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     raise ConfigError(f"--out {folder}: holds another run: {lines[0]}{more}; name another folder")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder: a second job that writes here at the same time is refused.
+
+    The lock ends with its process, however that ends. It reaches as far as the file system's
+    locks do, which on some network storage is one machine.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / LOCK).open("w")
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"--out {folder}: another job is writing here") from error
+        except OSError:
+            pass  # storage without locks
+        yield
+
+
+def note_versions(document: dict[str, Any]) -> None:
+    """Record in a resumed run's warnings that it goes on with other code than it began with."""
+    for what, now_ in (("versions", versions()), ("git_revision", git_revision())):
+        if document[what] != now_:
+            warning = f"resumed with other {what.replace('_', ' ')} than it was begun with"
+            if warning not in document["warnings"]:
+                document["warnings"].append(warning)
 
 
 def new_run(config: Config, shards: Sequence[str], **facts: Any) -> dict[str, Any]:
@@ -80,6 +141,13 @@ def write_run(folder: Path, document: dict[str, Any]) -> None:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def processor() -> str:
+    """The processor of this machine, in words."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import torch
 from PIL import Image
 
 from fvit_ray import schema
@@ -213,11 +214,12 @@ def test_killed_at_a_random_moment_and_rerun(
     deadline = time.monotonic() + 120
     while not list((out / "metrics").glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(float(np.random.default_rng().uniform(0, 1)))
+    time.sleep(float(np.random.default_rng().uniform(0, 0.2)))
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     before = {p: p.stat().st_mtime_ns for p in (out / "metrics").glob("*.parquet")}
-    assert before
+    assert 0 < len(before) < 4, "it was not killed in the middle"
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
     assert run(out, "--data", data, "--compute.actors", "2") == 0
     after = {p: p.stat().st_mtime_ns for p in before}
     assert after == before, "committed work was done again"
@@ -240,6 +242,10 @@ def spoilt(shards: Path, tmp_path_factory: pytest.TempPathFactory, make_tar: Mak
     members |= {"range.png": good[0].fields["png"], "range.cls": b"10"}
     members |= {"empty.png": b"", "empty.cls": b"1"}
     members |= {"noimage.cls": b"1"}
+    again = good[0]
+    members |= {f"twice.{ext}": data for ext, data in again.fields.items()}
+    members |= {"between.png": again.fields["png"], "between.cls": b"0"}
+    members |= {"twice.again.png": again.fields["png"]}  # the key once more, behind another
     members |= {"grey.png": png.getvalue(), "grey.cls": b"1"}  # a good one: becomes RGB
     return make_tar(tmp_path_factory.mktemp("spoilt") / "spoilt.tar", members)
 
@@ -250,21 +256,42 @@ def test_bad_samples_become_error_rows(
     assert run(tmp_path / "run", "--data", str(spoilt)) == 0
     rows = rows_of(tmp_path / "run")
     bad = {key: r["error"] for (_, key, c), r in rows.items() if c is None}
-    assert set(bad) == {"broken", "nolabel", "text", "range", "empty", "noimage"}
+    assert set(bad) == {"broken", "nolabel", "text", "range", "empty", "noimage", "twice"}
     for key, word in {"nolabel": "label", "text": "seven", "range": "10"}.items():
         assert word in bad[key]
     # the neighbours are what they are without bad company
     clean = rows_of(undisturbed)
-    good = [(key, c) for (_, key, c) in rows if c is not None and key != "grey"]
+    mine = {sample for sample in (key for (_, key, _) in rows) if sample.startswith("test-")}
+    good = [(key, c) for (_, key, c) in rows if c is not None and key in mine]
     assert len(good) == 3 * 4
     for key, condition in good:
-        mine, theirs = rows["spoilt", key, condition], clean["part-000000", key, condition]
-        assert {n: mine[n] for n in INTEGERS} == {n: theirs[n] for n in INTEGERS}
+        row, theirs = rows["spoilt", key, condition], clean["part-000000", key, condition]
+        assert {n: row[n] for n in INTEGERS} == {n: theirs[n] for n in INTEGERS}
     assert len([c for (_, key, c) in rows if key == "grey" and c is not None]) == 4
     text = capsys.readouterr().out
-    assert "6 of 10 samples could not be evaluated" in text
+    assert "7 of 13 samples could not be evaluated" in text
     # finished already, so only the exit code is another one
     assert run(tmp_path / "run", "--data", str(spoilt), "--strict") == 1
+
+
+def test_a_truncated_shard_with_an_index_ends_with_its_damage_told(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (shards / "part-000000.tar").read_bytes()
+    (tmp_path / "cut-000000.tar").write_bytes(whole[: len(whole) // 2])
+    index = {"shards": {"cut-000000.tar": {"samples": 10, "bytes": len(whole), "sha256": ""}}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    data = ["--data", str(tmp_path / "cut-000000.tar")]
+    assert run(tmp_path / "run", *data) == 0
+    damage = [r["error"] for r in rows_of(tmp_path / "run").values() if r["condition_id"] is None]
+    assert any("index.json promises 10 samples" in (error or "") for error in damage)
+    assert "could not be evaluated" in capsys.readouterr().out
+    # what was lost after the last commit is made again
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "summary.csv").unlink()
+    assert run(tmp_path / "run", *data, "--strict") == 1
+    assert (tmp_path / "run" / "report.html").exists()
+    assert "sample_vit" in (tmp_path / "run" / "summary.csv").read_text()
 
 
 def test_a_missing_shard_is_refused_before_ray(
@@ -283,6 +310,49 @@ def test_a_folder_with_other_files_is_refused(
     (tmp_path / "notes.txt").write_text("mine")
     assert run(tmp_path, "--data", str(shards / "part-000000.tar")) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--defences", "{denoiser: guided, weights: /nope.pt}"], ["defences.0", "/nope.pt"]),
+        (["--defences", "{denoiser: ddpm}"], ["defences.0", "weights"]),
+        (["--defences", "{denoiser: 'nomod.x:fn'}"], ["defences.0", "nomod"]),
+        (["--models", "sample_vitt"], ["models", "sample_vit"]),
+        (["--models", "vit_base_patch16_224"], ["models", "10"]),
+        (["--explain.target", "10"], ["explain.target", "10 classes"]),
+        (["--compute.device", "cuda"], ["compute.device", "GPU"]),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], words: list[str]
+) -> None:
+    if argv[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert job.main(["--out", str(tmp_path / "run"), *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"schema_version": 1}'])
+def test_a_damaged_run_document_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "run.json").write_text(text)
+    assert job.main(["--out", str(tmp_path)]) == 2
+    assert "run.json" in capsys.readouterr().err
+
+
+def test_a_second_job_in_the_same_folder_is_refused(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fvit_ray.sinks.manifest import locked
+
+    with locked(tmp_path / "run"):
+        assert run(tmp_path / "run", "--data", str(shards / "part-000000.tar")) == 2
+    assert "another job is writing here" in capsys.readouterr().err
 
 
 def test_the_plan_is_printed_and_nothing_is_run(

@@ -62,8 +62,8 @@ def test_attention_stays_fused_where_no_map_is_needed(tiny, batch, monkeypatch):
 def test_callers_need_not_care_for_gradients(classifier, batch, methods, mode):
     expected = explain(classifier, *batch, methods, keys="abc")
     with mode():
-        image = batch[0] * 1  # made inside
-        found = explain(classifier, image, batch[1], methods, keys="abc")
+        image, target = (part * 1 for part in batch)  # made inside
+        found = explain(classifier, image, target, methods, keys="abc")
     for name in methods:
         assert torch.equal(found[name], expected[name])
         assert not found[name].requires_grad

@@ -15,6 +15,7 @@ import pytest
 
 from fvit_ray import schema
 from fvit_ray.metrics.accuracy import summarise, write_summary
+from fvit_ray.names import eps_name, group_name
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
@@ -94,9 +95,9 @@ def write_maps(
         file["examples/keys"] = [f"{at:06d}" for at in range(kept)]
         for line in lines:
             model, eps = line["model"], line["eps"]
-            if f"examples/clean/{model}" not in file:
-                file[f"examples/clean/{model}"] = clean
-            name = f"examples/adversarial/{model}/{schema.eps_name(eps)}"
+            if f"examples/clean/{group_name(model)}" not in file:
+                file[f"examples/clean/{group_name(model)}"] = clean
+            name = f"examples/adversarial/{group_name(model)}/{eps_name(eps)}"
             if eps and name not in file:
                 signs = rng.integers(-2, 3, clean.shape) / 2 * eps * 255
                 file[name] = (clean + signs).clip(0, 255).astype(np.uint8)
@@ -165,7 +166,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "schema_version": schema.VERSION, "status": "complete", "name": config["name"],
             "started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:05:17Z",
             "config": config, "fingerprint": "0123456789abcdef", "shards": ["sample"],
-            "class_names": list(CLASSES), "random_weights": False, "seed": 0, "device": "cpu",
+            "class_names": list(CLASSES), "random_weights": False, "seed": 0, "device": "cpu", "device_name": "a processor",
             "versions": {"fvit_ray": "0.1.0", "torch": "2.15.0", "timm": "1.0.31"},
             "git_revision": "0123abc", "samples": n + errors, "rows": len(found),
             "errors": errors, "chunks": 2, "seconds": 72.4,

@@ -1,0 +1,82 @@
+"""Seconds of a call and the memory it takes, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+from typing import TypeVar
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+T = TypeVar("T")
+Call = Callable[[], object]
+
+
+def seconds(call: Call, device: torch.device) -> float:
+    """Wall-clock time of one call, by the device's own events on a GPU."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def medians(
+    calls: Mapping[str, Call], device: torch.device, repeats: int, limit: float
+) -> tuple[dict[str, float], int]:
+    """Median seconds of each (warm) call, and the number of rounds.
+
+    The calls take turns, so that a machine's moods meet all of them alike. No round begins after
+    `limit` seconds; once the first call takes longer than that, the others are left out.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    spent, rounds = 0.0, 0
+    while rounds < repeats and (rounds == 0 or spent < limit):
+        for at, (name, call) in enumerate(calls.items()):
+            if at and rounds == 0 and spent > limit:
+                continue
+            found[name].append(seconds(call, device))
+            spent += found[name][-1]
+        rounds += 1
+    return {name: median(times) for name, times in found.items() if times}, rounds
+
+
+def peak_mib(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """What the call returns, and the MiB that torch's allocator held at once because of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        result = call()
+        torch.cuda.synchronize(device)
+        return result, (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):  # every allocation and release
+        held += event.nbytes()
+        peak = max(peak, held)
+    return result, peak / 2**20
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The profiler's C++ side tells stderr that it starts and stops."""
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)

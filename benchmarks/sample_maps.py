@@ -1,0 +1,214 @@
+"""How well every explanation method finds the garment, for the sample's three trained models.
+
+uv run benchmarks/sample_maps.py            200 images, under 4 minutes on two cores
+uv run benchmarks/sample_maps.py --limit 1000 --dds-methods vta gradcam rollout
+
+Maps of the predicted class against the garments' silhouettes: clean and under PGD, without DDS
+(every method) and with it (a few). A method's foreground is where its map exceeds its own mean.
+
+`over random` is the mIoU minus that of the `random` control on the same images under the same
+condition, with its paired bootstrap 95 % interval over images; the verdict is "beats random" where
+the interval lies above zero, else "fails". n: images whose map says something (a constant map has
+no ranking) and so does the control's. `upside down`: the mIoU of the negated maps. `centre prior`
+is one Gaussian for all images: the garments are centred, so a method must beat it to show that it
+looks at the image; `over centre` is the difference from it, with its interval in the CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import images
+import record
+import torch
+from torch import Tensor
+
+from fvit_ray.cli import build
+from fvit_ray.config import SAMPLE, SAMPLE_MODELS, Config
+from fvit_ray.evaluate import Evaluator
+from fvit_ray.metrics.segmentation import bootstrap, segmentation, totals
+from fvit_ray.registry import REGISTRY
+from fvit_ray.results import Outcome
+
+CONTROL, CENTRE = "random", "centre prior"
+COLUMNS = {
+    "method": "method",
+    "n": "n",
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel acc.",
+    "map": "mAP",
+    "f1": "F1",
+    "pointing": "pointing",
+    "over_random": "over random",
+    "interval": "95 % interval",
+    "over_centre": "over centre",
+    "upside_down": "upside down",
+    "verdict": "verdict",
+}
+Scored = Mapping[str, Any]
+
+
+def scored(maps: Tensor, masks: Tensor) -> Scored:
+    """Per-image columns (n,) of maps (n, H, W), as arrays."""
+    return {name: column.numpy() for name, column in segmentation(maps, masks).items()}
+
+
+def centre_prior(size: tuple[int, int]) -> Tensor:
+    """(H, W) Gaussian around the image's centre, its standard deviation a quarter of the side."""
+    y, x = (torch.linspace(-2, 2, side, dtype=torch.float64) for side in size)
+    return torch.exp(-(y[:, None] ** 2 + x**2) / 2)
+
+
+def judged(columns: Scored, control: Scored, centre: Scored | None, seed: int) -> record.Row:
+    """Scores in percent, against the control and the centre prior, and the verdict."""
+    own, gain = totals(columns), bootstrap(columns, control, seed)["miou"]
+    keep = columns["valid"] & control["valid"]
+    row: record.Row = {"n": int(keep.sum()), "constant": int((~columns["valid"]).sum())}
+    row |= {name: _percent(value) for name, value in own._asdict().items() if name != "n"}
+    row |= dict(zip(("over_random", "low", "high"), map(_percent, gain), strict=True))
+    known = gain.low is not None
+    row["interval"] = f"[{row['low']:+.1f}, {row['high']:+.1f}]" if known else None
+    row["verdict"] = "beats random" if gain.low is not None and gain.low > 0 else "fails"
+    if centre is not None:
+        names = ("over_centre", "over_centre_low", "over_centre_high")
+        ends = map(_percent, bootstrap(columns, centre, seed)["miou"])
+        row |= dict(zip(names, ends, strict=True))
+    return row
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def rows_of(outcome: Outcome, masks: Tensor, seed: int) -> list[record.Row]:
+    """A row per method of one condition, the centre prior last."""
+    maps = {name: saliency.double() for name, saliency in outcome.saliency.items()}
+    fixed = centre_prior((masks.shape[1], masks.shape[2])).expand(masks.shape)
+    columns = {name: scored(saliency, masks) for name, saliency in maps.items()}
+    control, centre = columns[CONTROL], scored(fixed, masks)
+    rows = []
+    for name, found in columns.items():
+        row = {"method": name, **judged(found, control, centre, seed)}
+        row["upside_down"] = _percent(totals(scored(1 - maps[name], masks)).miou)
+        rows.append(row | ({"verdict": "control"} if name == CONTROL else {}))
+    rows.append({"method": CENTRE, **judged(centre, control, None, seed)})
+    return rows
+
+
+def config_of(
+    args: argparse.Namespace, defence: str | dict[str, Any], methods: list[str]
+) -> Config:
+    block = min(25, args.limit)
+    sizes = {"micro_batch": block, "chunk": block, "explain_batch": block}
+    tree = {
+        "models": args.models,
+        "random_weights": args.random_weights,
+        "attack": {"eps": [0, args.eps], "steps": args.attack_steps},
+        "defences": [defence],
+        "explainers": list(dict.fromkeys([*methods, CONTROL])),
+        "explain": {"target": "predicted", "steps": args.steps},
+        "seed": args.seed,
+        "compute": {"device": args.device, "denoise_batch": min(50, 2 * block), **sizes},
+    }
+    return build(tree)
+
+
+def evaluated(config: Config, limit: int, stages: Counter[str]) -> list[record.Row]:
+    """Run the evaluator over the images and score the maps of every condition.
+
+    stages: the seconds of each stage are added to it
+    """
+    evaluator = Evaluator(config)
+    batches = {spec: images.load(SAMPLE, spec, limit, 10) for spec in evaluator.specs.values()}
+    results, rows = evaluator(batches), []
+    for condition in evaluator.conditions:
+        outcome, columns = results.outcomes[condition.condition_id], condition.columns()
+        masks = batches[evaluator.specs[condition.model]].mask
+        common = {
+            "model": condition.model,
+            "weights": "random" if config.random_weights else "trained",
+            "images": "attacked" if condition.eps else "clean",
+            "eps": condition.eps,
+            "denoiser": condition.defence.denoiser,
+            "sigma": columns["sigma"],
+            "trials": columns["trials"],
+            "accuracy": 100 * float((outcome.pred == results.label).double().mean()),
+        }
+        rows += [common | row for row in rows_of(outcome, masks, config.seed)]
+    stages.update(evaluator.meter.seconds)
+    return rows
+
+
+def show(rows: Sequence[record.Row]) -> None:
+    """A table per model, image kind and defence."""
+    keys = ("model", "weights", "images", "denoiser", "accuracy")
+    for cell in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        model, weights, kind, denoiser, accuracy = cell
+        trusted = "" if weights == "trained" else ", RANDOM WEIGHTS (says nothing about methods)"
+        defence = "no DDS" if denoiser == "none" else f"DDS with {denoiser}"
+        print(f"\n{model}, {kind} images, {defence}: accuracy {accuracy:.1f} %{trusted}")
+        here = [row for row in rows if tuple(row[key] for key in keys) == cell]
+        print(record.table(here, COLUMNS), flush=True)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    methods = list(REGISTRY["explainer"])
+    choice: dict[str, Any] = {"choices": methods, "metavar": "METHOD"}
+    parser.add_argument("--limit", type=int, default=200, help="images, classes in turn")
+    parser.add_argument("--models", nargs="+", default=list(SAMPLE_MODELS), choices=SAMPLE_MODELS)
+    parser.add_argument("--methods", nargs="+", default=methods, **choice)
+    parser.add_argument(
+        "--dds-methods", nargs="*", default=["vta", "gradcam"], help="with DDS, too", **choice
+    )
+    parser.add_argument("--eps", default="8/255", help="radius of the attack, pixel units")
+    parser.add_argument("--attack-steps", type=int, default=10)
+    parser.add_argument("--denoiser", default="sample_ddpm")
+    parser.add_argument("--sigma", type=float, default=0.25, help="schedule carlini")
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=16, help="of integrated_gradients")
+    parser.add_argument("--random-weights", action="store_true", help="a sanity check")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--threads", type=int, help="of a CPU; default: torch's own choice")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the results")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args, started = parse(argv), time.perf_counter()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    dds = {"schedule": "carlini", "sigma": args.sigma, "trials": args.trials}
+    try:
+        configs = [config_of(args, "none", args.methods)]
+        if args.dds_methods:
+            configs.append(config_of(args, {"denoiser": args.denoiser, **dds}, args.dds_methods))
+        more = {"data": SAMPLE, "limit": args.limit, "unit": "percent"}
+        more["configs"] = [config.canonical() for config in configs]
+        device = record.resolve(args.device)
+        head = record.facts(device, configs[0].compute.dtype, args.random_weights, **more)
+        stages: Counter[str] = Counter()
+        rows = [row for config in configs for row in evaluated(config, args.limit, stages)]
+    except (ValueError, OSError) as error:
+        print(f"sample_maps: {error}", file=sys.stderr)
+        return 2
+    show(rows)
+    head["seconds"] = round(time.perf_counter() - started, 1)
+    head["stages"] = {name: round(seconds, 1) for name, seconds in stages.items()}
+    print(f"\n{args.limit} images, seed {args.seed}, {head['seconds']} s; " + record.summary(head))
+    for path in record.save("sample_maps", head, rows, args.out):
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Refuse what cannot run before any cluster starts, and find out what there is to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from fvit_ray import registry
+from fvit_ray.config import SAMPLE, Config, ConfigError
+from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.data.shards import ShardError, expand, known_samples, read_samples, shard_ids
+from fvit_ray.sample import CLASS_NAMES
+
+CHECKED_BYTES = 200e6  # denoisers up to this size are built for the check; of others, the path
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the driver found out."""
+
+    shards: list[tuple[str, str, int | None]]  # url, id, first so many samples
+    total: int | None  # samples; None where no index tells
+    specs: tuple[Preprocess, ...]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+
+
+def preflight(config: Config, address: str | None = None) -> Work:
+    """Check data, models, explainers and denoisers; raises `ConfigError`, one line."""
+    try:
+        urls = expand(config.data)
+        work, total = limited(urls, shard_ids(urls), config.limit)
+    except ShardError as error:
+        raise ConfigError(f"data: {error}") from error
+
+    import torch  # only now: what is refused above does not wait for it
+
+    from fvit_ray.evaluate import preprocess_of
+    from fvit_ray.mapper import check_explainers
+    from fvit_ray.models.load import ModelError, ModelInfo, describe, locate_weights
+
+    local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    if config.compute.device == "cuda" and local and not torch.cuda.is_available():
+        raise ConfigError("compute.device: cuda was asked for, but this machine has no GPU")
+    try:
+        infos: list[ModelInfo] = [describe(name, config.random_weights) for name in config.models]
+        for name in config.models if not config.random_weights else ():
+            locate_weights(name)  # weights that cannot be had are missed now, not in an actor
+        check_explainers(config)
+    except ModelError as error:
+        raise ConfigError(f"models: {error}") from error
+    check_denoisers(config)
+    classes = {info.num_classes: info.name for info in infos}
+    if len(classes) > 1:
+        (few, one), (many, other) = sorted(classes.items())[:2]
+        raise ConfigError(
+            f"models: {one} has {few} classes and {other} {many}; labels mean one thing in a run, "
+            "so evaluate them in runs of their own"
+        )
+    (num_classes,) = classes
+    if config.data == SAMPLE and not config.random_weights and num_classes != len(CLASS_NAMES):
+        raise ConfigError(
+            f"models: {infos[0].name} has {num_classes} classes, the sample has "
+            f"{len(CLASS_NAMES)}; name your shards with --data"
+        )
+    target = config.explain.target
+    if isinstance(target, int) and target >= num_classes:
+        raise ConfigError(
+            f"explain.target: class {target} is out of range, the models have {num_classes} classes"
+        )
+    specs = tuple(dict.fromkeys(preprocess_of(config, info) for info in infos))
+    names = next((info.class_names for info in infos if info.class_names), None)
+    return Work(work, total, specs, num_classes, names)
+
+
+def limited(
+    urls: Sequence[str], ids: Sequence[str], limit: int | None
+) -> tuple[list[tuple[str, str, int | None]], int | None]:
+    """The shards that hold the first `limit` samples, and how many samples there are."""
+    if limit is None:
+        counts = [known_samples(url) for url in urls]
+        known = None if None in counts else sum(c for c in counts if c is not None)
+        return [(url, name, None) for url, name in zip(urls, ids, strict=True)], known
+    chosen: list[tuple[str, str, int | None]] = []
+    left = limit
+    for url, name in zip(urls, ids, strict=True):
+        if left <= 0:
+            break
+        count = known_samples(url) or sum(1 for _ in islice(read_samples(url), left))
+        if count:
+            chosen.append((url, name, min(left, count)))
+            left -= min(left, count)
+    return chosen, limit - left
+
+
+def check_denoisers(config: Config) -> None:
+    """Refuse denoisers that cannot be imported, found, read, or reach their sigma."""
+    from fvit_ray.denoisers.base import DenoiserError
+    from fvit_ray.smoothing.schedule import resolve
+
+    for place, defence in enumerate(config.defences):
+        if defence.denoiser == "none":
+            continue
+        where = f"defences.{place}"
+        try:
+            build = registry.load("denoiser", defence.denoiser)
+            if defence.weights is not None and _size(Path(defence.weights)) > CHECKED_BYTES:
+                continue
+            if config.random_weights and not defence.denoiser.startswith(("sample_", "identity")):
+                continue  # at full size, and nothing is read
+            denoiser = build(defence.weights, random_weights=config.random_weights)
+            resolve(defence.schedule, defence.sigma, denoiser.alphas_cumprod)
+        except (DenoiserError, registry.UnknownName, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+
+def _size(path: Path) -> float:
+    files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,193 @@
+"""The benchmarks in a tiny form: what they count, what they write, and how honestly they say it."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+NAMES = ("explainers", "images", "measure", "naive", "record", "sample_maps")
+
+
+@pytest.fixture(scope="module")
+def bench(root):
+    """The modules of benchmarks/, which is a folder of scripts and no package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root / "benchmarks")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
+    for name in NAMES:
+        sys.modules.pop(name)
+
+
+def written(folder, name):
+    """The facts and rows of the JSON, after a look at the CSV beside it."""
+    (path,) = folder.glob(f"{name}-*.json")
+    document = json.loads(path.read_text())
+    with path.with_suffix(".csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["method"] for line in lines] == [row["method"] for row in document["rows"]]
+    for key in ("device", "torch", "dtype", "git_revision"):
+        assert all(key in line for line in lines), key
+    facts = document["facts"]
+    assert {"device", "threads", "versions", "git_revision", "dtype", "started"} <= facts.keys()
+    return facts, document["rows"]
+
+
+@pytest.fixture(scope="module")
+def timed(bench, tmp_path_factory):
+    """Every method, in float64, with random weights, on two models."""
+    out = tmp_path_factory.mktemp("timed")
+    words = "--models sample_deit sample_swin --random-weights --dtype float64 --batch 2"
+    words += " --repeats 1 --steps 2 --device cpu --limit-seconds 60"
+    assert bench.explainers.main([*words.split(), "--out", str(out)]) == 0
+    return written(out, "explainers")
+
+
+def test_the_older_style_makes_the_same_maps(bench, timed):
+    """Else its time would be that of something else."""
+    _, rows = timed
+    compared = [row for row in rows if row.get("naive_difference") is not None]
+    assert len(compared) == 2 * 11
+    for row in compared:
+        assert row["naive_difference"] < 1e-7, row
+
+
+def test_ways_passes_and_memory_of_every_method(timed):
+    _, rows = timed
+    by_name = {(row["model"], row["method"]): row for row in rows}
+    assert len(by_name) == len(rows) == 2 * 14
+    for row in rows:
+        assert row["ms_batched"] > 0
+        assert row["ms_one"] > 0
+        assert row["one_over_batched"] == pytest.approx(row["ms_one"] / row["ms_batched"])
+        assert row["mib_batch"] >= row["mib_one"] > 0
+        assert (row["batch"], row["rounds"], row["size"]) == (2, 1, "32x32")
+    for model in ("sample_deit", "sample_swin"):
+        for name, passes in {
+            "rollout": "1 0 0",
+            "vta": "1 1 1",
+            "integrated_gradients": "2 2 0",
+            "together (12)": "1 1 3",
+        }.items():
+            assert by_name[model, name]["passes"] == passes
+        assert by_name[model, "vta"]["naive_passes"] == "1 1 1"
+        assert by_name[model, "random"].get("ms_naive") is None
+        together = by_name[model, "together (12)"]
+        alone = [r for r in rows if r["model"] == model and "naive_passes" in r]
+        shared = [r["ms_naive"] for r in alone if r["method"] != "integrated_gradients"]
+        assert together["ms_naive"] == pytest.approx(sum(shared))
+        assert together["apart_over_together"] > 1
+
+
+def test_random_weights_are_called_random(timed):
+    facts, rows = timed
+    assert facts["weights"] == "random"
+    assert {row["weights"] for row in rows} == {"random"}
+
+
+def test_imagenet_shards_at_full_size(bench, imagenet_sample, tmp_path, capsys):
+    words = "--models vit_tiny_patch16_224 --random-weights --batch 2 --repeats 1 --device cpu"
+    words += " --methods raw_attention gradcam --limit-seconds 0"
+    words = [*words.split(), "--imagenet", imagenet_sample, "--out", str(tmp_path)]
+    assert bench.explainers.main(words) == 0
+    facts, rows = written(tmp_path, "explainers-imagenet")
+    assert facts["data"] == "ImageNet JPEGs"
+    assert [row["size"] for row in rows] == ["224x224"] * 3
+    assert "ms_naive" not in rows[0]  # batched alone took longer than the limit
+    assert "random weights" in capsys.readouterr().out
+
+
+def test_maps_of_the_sample_are_scored(bench, tmp_path, capsys):
+    words = "--limit 6 --models sample_swin --methods raw_attention vta --dds-methods vta"
+    words += " --trials 2 --attack-steps 1 --device cpu"
+    assert bench.sample_maps.main([*words.split(), "--out", str(tmp_path)]) == 0
+    facts, rows = written(tmp_path, "sample_maps")
+    assert (facts["weights"], facts["limit"]) == ("trained", 6)
+    assert facts["seconds"] > 0
+    cells = {}
+    for row in rows:
+        cells.setdefault((row["images"], row["denoiser"]), []).append(row["method"])
+    plain = ["raw_attention", "vta", "random", "centre prior"]
+    defended = ["vta", "random", "centre prior"]
+    assert cells == {
+        ("clean", "none"): plain,
+        ("attacked", "none"): plain,
+        ("clean", "sample_ddpm"): defended,
+        ("attacked", "sample_ddpm"): defended,
+    }
+    for row in rows:
+        assert row["n"] + row["constant"] == 6
+        assert 0 <= row["miou"] <= 100
+        assert row["low"] <= row["over_random"] <= row["high"]
+        if row["method"] == "random":
+            assert (row["over_random"], row["verdict"]) == (0, "control")
+        else:
+            assert row["verdict"] == ("beats random" if row["low"] > 0 else "fails")
+    assert "RANDOM WEIGHTS" not in capsys.readouterr().out
+
+
+def test_maps_of_random_weights_are_called_so(bench, tmp_path, capsys):
+    words = "--limit 5 --models sample_vit --methods raw_attention --attack-steps 1 --device cpu"
+    words = [*words.split(), "--random-weights", "--dds-methods", "--out", str(tmp_path)]
+    assert bench.sample_maps.main(words) == 0
+    facts, rows = written(tmp_path, "sample_maps")
+    assert facts["weights"] == "random"
+    assert {row["denoiser"] for row in rows} == {"none"}
+    assert "RANDOM WEIGHTS" in capsys.readouterr().out
+
+
+def test_verdicts(bench):
+    masks = torch.zeros(40, 16, 16, dtype=torch.bool)
+    masks[:, 4:12, 5:11] = True
+    noise = torch.rand(40, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    columns = {
+        name: bench.sample_maps.scored(maps, masks)
+        for name, maps in {
+            "noise": noise,
+            "perfect": masks.double(),
+            "upside down": 1 - masks.double(),
+            "constant": torch.zeros_like(noise),
+        }.items()
+    }
+
+    def row(name):
+        return bench.sample_maps.judged(columns[name], columns["noise"], columns["perfect"], 0)
+
+    assert row("perfect")["verdict"] == "beats random"
+    assert row("perfect")["miou"] == pytest.approx(100)
+    assert row("upside down")["verdict"] == "fails"
+    assert row("upside down")["over_centre_high"] < 0
+    constant = row("constant")
+    assert (constant["verdict"], constant["n"], constant["constant"]) == ("fails", 0, 40)
+    assert constant["miou"] is None
+    assert constant["interval"] is None
+    centre = bench.sample_maps.centre_prior((32, 24))
+    assert centre.shape == (32, 24)
+    torch.testing.assert_close(centre, centre.flip(0, 1))
+
+
+def test_memory_is_what_the_allocator_held_at_once(bench):
+    def call():
+        for _ in range(3):  # one after the other: the first is gone before the second is there
+            found = torch.zeros(1 << 18)
+            found = found + 1
+        return found
+
+    found, mib = bench.measure.peak_mib(call, torch.device("cpu"))
+    assert len(found) == 1 << 18
+    assert 2 <= mib <= 3.1
+
+
+def test_no_other_way_is_tried_once_the_limit_is_passed(bench):
+    made = []
+    calls = {name: lambda name=name: made.append(name) for name in ("batched", "one")}
+    times, rounds = bench.measure.medians(calls, torch.device("cpu"), 3, 60)
+    assert (rounds, made, set(times)) == (3, ["batched", "one"] * 3, {"batched", "one"})
+    made.clear()
+    times, rounds = bench.measure.medians(calls, torch.device("cpu"), 3, 0)
+    assert (rounds, made, set(times)) == (1, ["batched"], {"batched"})
