@@ -54,15 +54,13 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
     run: dict[str, Any] = {}
     overrides: list[tuple[str, Any]] = []
     for name, values in options_of(argv):
-        value: Any = values if len(values) > 1 else values[0] if values else True
         if name in RUN_OPTIONS:
-            run[name] = _run_option(name, values)
-        elif value is True and name not in FLAGS:
-            raise ConfigError(f"--{name}: needs a value")
+            run[name] = run_option(name, values)
         else:
-            overrides.append((name, value))
+            overrides.append((name, leaf_value(name, values)))
     if run.get("help"):
-        raise SystemExit(usage(default))
+        print(usage(default))
+        raise SystemExit(0)
     other_data = any(name == "data" and value != SAMPLE for name, value in overrides)
     if "config" in run:
         tree = read_yaml(str(run["config"]))
@@ -80,7 +78,14 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
     )
 
 
-def _run_option(name: str, values: list[Any]) -> Any:
+def leaf_value(name: str, values: list[Any]) -> Any:
+    """What a leaf is set to: one word, a list of them, or true for a flag that stands alone."""
+    if not values and name not in FLAGS:
+        raise ConfigError(f"--{name}: needs a value")
+    return values if len(values) > 1 else values[0] if values else True
+
+
+def run_option(name: str, values: list[Any]) -> Any:
     """The value of one of RUN_OPTIONS: one word, or for a flag none or true or false."""
     if name in RUN_FLAGS:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

@@ -83,21 +83,18 @@ def parse(argv: Sequence[str]) -> Request:
     if "explain.target" in options:
         raise ConfigError("explain.target: the explained classes are named by --classes here")
     classes = tuple(str(word) for word in options.pop("classes", ()))
-    one: dict[str, Any] = {"out": "runs/explain", "config": None}
-    for name in one.keys() & options.keys():
-        if len(values := options.pop(name)) != 1:
-            raise ConfigError(f"--{name}: takes one value, got {values or 'none'}")
-        one[name] = values[0]
-    if one["config"] is not None:
-        tree = cli.read_yaml(str(one["config"]))
+    run: dict[str, Any] = {"out": "runs/explain", "config": None}
+    for name in run.keys() & options.keys():
+        run[name] = cli.run_option(name, options.pop(name))
+    if run["config"] is not None:
+        tree = cli.read_yaml(str(run["config"]))
     else:
         tree = {"models": SAMPLE_MODELS, "attack": {"eps": 8 / 255}}
         if all(name in SAMPLE_MODELS for name in options.get("models", ())):
             tree["defences"] = cli.read_yaml(SAMPLE)["defences"]
-    overrides = [(n, v if len(v) > 1 else v[0] if v else True) for n, v in options.items()]
-    return Request(
-        tuple(map(Path, files)), classes, fitted(cli.build(tree, overrides)), Path(str(one["out"]))
-    )
+    overrides = [(name, cli.leaf_value(name, values)) for name, values in options.items()]
+    config = fitted(cli.build(tree, overrides))
+    return Request(tuple(map(Path, files)), classes, config, Path(str(run["out"])))
 
 
 def fitted(config: Config) -> Config:

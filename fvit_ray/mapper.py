@@ -53,9 +53,7 @@ class Mapper:
     ) -> None:
         """Explain the trials (B, m, 3, H, W) of the conditions `cells`, whose outcomes get target
         and saliency; conditions that explain the same classes share the maps."""
-        names = [n for n in self.config.explainers if supports(model.net, n, self.options) is None]
-        if not names:
-            return
+        names = list(self.config.explainers)
         keys = _trial_keys(batch, trials)
         shared: list[tuple[Tensor, dict[str, Tensor]]] = []
         for cell in cells:

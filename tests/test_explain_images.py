@@ -20,12 +20,9 @@ from fvit_ray.dist.preflight import preflight
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.explain_images import Grid, main, parse
 
-QUICK = [
-    "--models", "sample_vit",
-    "--defences", "none", "{denoiser: sample_ddpm, sigma: 0.25, trials: 2}",
-    "--explainers", "rollout", "vta",
-    "--attack.steps", "2",
-]  # fmt: skip
+BARE = ["--models", "sample_vit", "--explainers", "rollout", "vta"]
+DEFENCE = "{denoiser: sample_ddpm, sigma: 0.25, trials: 2}"
+QUICK = [*BARE, "--defences", "none", DEFENCE, "--attack.steps", "2"]
 Drawn = dict[str, Any]
 
 
@@ -112,7 +109,7 @@ def test_without_classes_the_likeliest_two_are_explained(
 ) -> None:
     other = tmp_path / "other.jpg"
     Image.open(garment).convert("L").resize((70, 50)).save(other)
-    options = [*QUICK, "--defences", "none", "--attack.eps", "0", "--out", str(tmp_path)]
+    options = [*BARE, "--defences", "none", "--attack.eps", "0", "--out", str(tmp_path)]
     assert main([str(garment), str(other), *options]) == 0
     first, _ = drawn
     assert [row.label.split("\n")[1] for row in first["rows"]] == ["clean", "clean"]
@@ -196,15 +193,16 @@ def make_cnn() -> nn.Module:
         (["--models", "resnet18", "--random-weights"], ["resnet18", "rollout", "found ResNet"]),
         (["--models", f"{__name__}:make_cnn"], ["make_cnn", "rollout", "found ResNet"]),
         (["--explain.start-layer", "6"], ["sample_vit", "rollout", "blocks 0 to 5"]),
-        (["--compute.dtype", "float16", "--explainers", "lrp"], ["sample_vit", "lrp", "float32"]),
+        (["--compute.dtype", "float16"], ["sample_vit", "lrp", "float32"]),
     ],
 )
 def test_a_run_refuses_explainers_that_a_model_does_not_support(
     options: list[str], words: list[str]
 ) -> None:
-    defaults = ["--models", "sample_vit", "--defences", "none", "--explainers", "rollout"]
+    model = [] if "--models" in options else ["--models", "sample_vit"]
+    asked = [*model, "--defences", "none", "--explainers", "rollout", "lrp", *options]
     with pytest.raises(ConfigError) as refused:
-        preflight(cli.parse([*defaults, *options]).config)
+        preflight(cli.parse(asked).config)
     line = str(refused.value)
     assert line.startswith("explainers: ")
     assert "\n" not in line

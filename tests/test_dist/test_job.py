@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
 
 
 def run(out: Path, *argv: str) -> int:
-    return job.main([*SMALL, "--out", str(out), *argv])
+    return job.main([*but(SMALL, argv), "--out", str(out), *argv])
+
+
+def but(options: list[str], changed: Sequence[str]) -> list[str]:
+    """`options` without those that `changed` names: an option given twice is refused."""
+    kept, keep = [], True
+    for word in options:
+        if word.startswith("--"):
+            keep = word not in changed
+        if keep:
+            kept.append(word)
+    return kept
 
 
 def rows_of(out: Path) -> dict[tuple[str, str, str | None], dict[str, Any]]:
