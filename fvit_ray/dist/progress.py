@@ -17,6 +17,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.began = self.last = time.monotonic()
         self.live = self.stream.isatty()
+        self.going = False
 
     def __enter__(self) -> Self:
         self._show(f"starting: {self._share()}, networks are being built")
@@ -29,9 +30,9 @@ class Progress:
     def advance(self, samples: int, errors: int) -> None:
         """Count a committed chunk."""
         now = time.monotonic()
-        if self.done == self.start:
+        if not self.going:
             # from the first commit on: before it the actors started, which says nothing of the rest
-            self.began, self.start = now, self.done + samples
+            self.going, self.began, self.start = True, now, self.done + samples
         self.done += samples
         self.errors += errors
         if self.live or now - self.last >= PLAIN_EVERY or self.done == self.total:
@@ -41,7 +42,9 @@ class Progress:
     def line(self, elapsed: float) -> str:
         """The line after `elapsed` seconds."""
         rate = (self.done - self.start) / max(elapsed, 1e-9)
-        parts = [self._share(), f"{rate:.2f} images/s"]
+        parts = [self._share()]
+        if rate:
+            parts.append(f"{rate:.2f} images/s")
         if self.total and rate:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         if self.errors:
