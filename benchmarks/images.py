@@ -1,4 +1,4 @@
-"""The first samples of some shards as one batch."""
+"""Samples of some shards as one batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.data.shards import expand, read_samples
 
 
-def load(pattern: str, spec: Preprocess, limit: int, classes: int) -> Batch:
-    """The first `limit` good samples of the shards `pattern` ("sample": the embedded ones).
+def load(pattern: str, spec: Preprocess, limit: int, classes: int, start: int = 0) -> Batch:
+    """Good samples start..limit of the shards `pattern` ("sample": the embedded ones).
 
     Raises ValueError where there are fewer.
     """
@@ -22,11 +22,14 @@ def load(pattern: str, spec: Preprocess, limit: int, classes: int) -> Batch:
     good = list(islice((sample for sample in decoded if sample.error is None), limit))
     if len(good) < limit:
         raise ValueError(f"{pattern}: {len(good)} good samples, {limit} were asked for")
+    good = good[start:]
     pixels = torch.stack([torch.from_numpy(sample.images[0]) for sample in good])
     masks = [sample.masks[0] for sample in good if sample.masks is not None]
     return Batch(
         tuple(sample.key for sample in good),
         pixels.permute(0, 3, 1, 2).float().contiguous() / 255,
         torch.tensor([sample.label for sample in good]),
-        torch.stack([torch.from_numpy(mask) for mask in masks]) if len(masks) == limit else None,
+        torch.stack([torch.from_numpy(mask) for mask in masks])
+        if len(masks) == len(good)
+        else None,
     )

@@ -34,8 +34,14 @@ def device_name(device: torch.device) -> str:
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = found.group(1) if found else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name}, {cores()} cores"
+
+
+def cores() -> int:
+    """The cores that are ours."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def facts(device: torch.device, dtype: str, random_weights: bool, **more: Any) -> dict[str, Any]:
@@ -70,6 +76,8 @@ def _load(device: torch.device) -> float | None:
 def summary(head: Mapping[str, Any]) -> str:
     """The facts that belong under every table, in one line."""
     threads = f", {head['threads']} threads" if head["threads"] else ""
+    if "processes" in head:
+        threads += f" in {head['processes']} processes"
     return (
         f"{head['device']}{threads}; torch {head['versions']['torch']}, {head['dtype']}; "
         f"{head['weights']} weights; {head['git_revision']}"

@@ -17,14 +17,19 @@ looks at the image; `over centre` is the difference from it, with its interval i
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import images
+import numpy as np
 import record
 import torch
 from torch import Tensor
@@ -33,10 +38,10 @@ from fvit_ray.cli import build
 from fvit_ray.config import SAMPLE, SAMPLE_MODELS, Config
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.metrics.segmentation import bootstrap, segmentation, totals
+from fvit_ray.plan import conditions
 from fvit_ray.registry import REGISTRY
-from fvit_ray.results import Outcome
 
-CONTROL, CENTRE = "random", "centre prior"
+CONTROL, CENTRE, CORRECT = "random", "centre prior", "correct"
 COLUMNS = {
     "method": "method",
     "n": "n",
@@ -52,11 +57,15 @@ COLUMNS = {
     "verdict": "verdict",
 }
 Scored = Mapping[str, Any]
+Parts = dict[str, dict[str, Scored]]
 
 
-def scored(maps: Tensor, masks: Tensor) -> Scored:
-    """Per-image columns (n,) of maps (n, H, W), as arrays."""
-    return {name: column.numpy() for name, column in segmentation(maps, masks).items()}
+def scored(maps: Tensor, masks: Tensor) -> dict[str, Any]:
+    """Per-image columns (n,) of maps (n, H, W) as arrays; those of the negated maps as `-name`."""
+    columns = segmentation(maps, masks) | {
+        f"-{name}": column for name, column in segmentation(-maps, masks).items()
+    }
+    return {name: column.numpy() for name, column in columns.items()}
 
 
 def centre_prior(size: tuple[int, int]) -> Tensor:
@@ -71,6 +80,8 @@ def judged(columns: Scored, control: Scored, centre: Scored | None, seed: int) -
     keep = columns["valid"] & control["valid"]
     row: record.Row = {"n": int(keep.sum()), "constant": int((~columns["valid"]).sum())}
     row |= {name: _percent(value) for name, value in own._asdict().items() if name != "n"}
+    negated = {name[1:]: column for name, column in columns.items() if name.startswith("-")}
+    row["upside_down"] = _percent(totals(negated).miou)
     row |= dict(zip(("over_random", "low", "high"), map(_percent, gain), strict=True))
     known = gain.low is not None
     row["interval"] = f"[{row['low']:+.1f}, {row['high']:+.1f}]" if known else None
@@ -86,18 +97,13 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def rows_of(outcome: Outcome, masks: Tensor, seed: int) -> list[record.Row]:
+def rows_of(columns: Mapping[str, Scored], seed: int) -> list[record.Row]:
     """A row per method of one condition, the centre prior last."""
-    maps = {name: saliency.double() for name, saliency in outcome.saliency.items()}
-    fixed = centre_prior((masks.shape[1], masks.shape[2])).expand(masks.shape)
-    columns = {name: scored(saliency, masks) for name, saliency in maps.items()}
-    control, centre = columns[CONTROL], scored(fixed, masks)
     rows = []
-    for name, found in columns.items():
-        row = {"method": name, **judged(found, control, centre, seed)}
-        row["upside_down"] = _percent(totals(scored(1 - maps[name], masks)).miou)
+    for name in (name for name in columns if name not in (CORRECT, CENTRE)):
+        row = {"method": name, **judged(columns[name], columns[CONTROL], columns[CENTRE], seed)}
         rows.append(row | ({"verdict": "control"} if name == CONTROL else {}))
-    rows.append({"method": CENTRE, **judged(centre, control, None, seed)})
+    rows.append({"method": CENTRE, **judged(columns[CENTRE], columns[CONTROL], None, seed)})
     return rows
 
 
@@ -119,30 +125,74 @@ def config_of(
     return build(tree)
 
 
-def evaluated(config: Config, limit: int, stages: Counter[str]) -> list[record.Row]:
-    """Run the evaluator over the images and score the maps of every condition.
-
-    stages: the seconds of each stage are added to it
-    """
+def score_part(config: Config, start: int, stop: int) -> tuple[Parts, dict[str, float]]:
+    """Evaluate images start..stop: per-image columns by condition and method; seconds by stage."""
     evaluator = Evaluator(config)
-    batches = {spec: images.load(SAMPLE, spec, limit, 10) for spec in evaluator.specs.values()}
-    results, rows = evaluator(batches), []
+    if evaluator.device.type == "cpu":
+        torch.set_num_threads(1)  # as in an actor
+    batches = {
+        spec: images.load(SAMPLE, spec, stop, 10, start) for spec in evaluator.specs.values()
+    }
+    results, found = evaluator(batches), {}
     for condition in evaluator.conditions:
-        outcome, columns = results.outcomes[condition.condition_id], condition.columns()
+        outcome = results.outcomes[condition.condition_id]
         masks = batches[evaluator.specs[condition.model]].mask
+        maps = {name: saliency.double() for name, saliency in outcome.saliency.items()}
+        maps[CENTRE] = centre_prior((masks.shape[1], masks.shape[2])).expand(masks.shape)
+        columns = {name: scored(saliency, masks) for name, saliency in maps.items()}
+        columns[CORRECT] = {CORRECT: (outcome.pred == results.label).numpy()}
+        found[condition.condition_id] = columns
+    return found, dict(evaluator.meter.seconds)
+
+
+def evaluated(
+    configs: Sequence[Config], limit: int, processes: int
+) -> tuple[list[record.Row], dict[str, float]]:
+    """The rows of every condition, and seconds by stage, summed over the processes."""
+    block = configs[0].compute.micro_batch
+    step = math.ceil(limit / processes / block) * block
+    cuts = [(at, min(at + step, limit)) for at in range(0, limit, step)]
+    tasks = [(config, *cut) for config in configs for cut in cuts]
+    cells = [(config, condition) for config in configs for condition in conditions(config)]
+    with pool(processes) as run:
+        parts = list(run(score_part, *zip(*tasks, strict=True)))
+        whole = [
+            joined([p[c.condition_id] for p, _ in parts if c.condition_id in p]) for _, c in cells
+        ]
+        found = list(run(rows_of, whole, [config.seed for config, _ in cells]))
+    stages: Counter[str] = Counter()
+    for _, seconds in parts:
+        stages.update(seconds)
+    rows = []
+    for (config, condition), columns, rows_here in zip(cells, whole, found, strict=True):
         common = {
             "model": condition.model,
             "weights": "random" if config.random_weights else "trained",
             "images": "attacked" if condition.eps else "clean",
             "eps": condition.eps,
-            "denoiser": condition.defence.denoiser,
-            "sigma": columns["sigma"],
-            "trials": columns["trials"],
-            "accuracy": 100 * float((outcome.pred == results.label).double().mean()),
+            **{key: condition.columns()[key] for key in ("denoiser", "sigma", "trials")},
+            "accuracy": 100 * float(columns[CORRECT][CORRECT].mean()),
         }
-        rows += [common | row for row in rows_of(outcome, masks, config.seed)]
-    stages.update(evaluator.meter.seconds)
-    return rows
+        rows += [common | row for row in rows_here]
+    return rows, {name: round(seconds, 1) for name, seconds in stages.items()}
+
+
+def joined(parts: Sequence[Mapping[str, Scored]]) -> dict[str, Scored]:
+    """The columns of consecutive images, end to end."""
+    return {
+        name: {key: np.concatenate([part[name][key] for part in parts]) for key in columns}
+        for name, columns in parts[0].items()
+    }
+
+
+@contextmanager
+def pool(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` over processes, which start afresh; over none at all where one is asked for."""
+    if processes == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as executor:
+        yield executor.map
 
 
 def show(rows: Sequence[record.Row]) -> None:
@@ -178,32 +228,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--random-weights", action="store_true", help="a sanity check")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument("--threads", type=int, help="of a CPU; default: torch's own choice")
+    parser.add_argument(
+        "--processes", type=int, help="of one thread each; default: one per core, 1 with a GPU"
+    )
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the results")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, started = parse(argv), time.perf_counter()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     dds = {"schedule": "carlini", "sigma": args.sigma, "trials": args.trials}
+    device = record.resolve(args.device)
+    processes = args.processes or (1 if device.type == "cuda" else record.cores())
     try:
         configs = [config_of(args, "none", args.methods)]
         if args.dds_methods:
             configs.append(config_of(args, {"denoiser": args.denoiser, **dds}, args.dds_methods))
-        more = {"data": SAMPLE, "limit": args.limit, "unit": "percent"}
+        more = {"data": SAMPLE, "limit": args.limit, "unit": "percent", "processes": processes}
         more["configs"] = [config.canonical() for config in configs]
-        device = record.resolve(args.device)
         head = record.facts(device, configs[0].compute.dtype, args.random_weights, **more)
-        stages: Counter[str] = Counter()
-        rows = [row for config in configs for row in evaluated(config, args.limit, stages)]
+        head["threads"] = 1 if device.type == "cpu" else None
+        rows, head["stages"] = evaluated(configs, args.limit, processes)
     except (ValueError, OSError) as error:
         print(f"sample_maps: {error}", file=sys.stderr)
         return 2
     show(rows)
     head["seconds"] = round(time.perf_counter() - started, 1)
-    head["stages"] = {name: round(seconds, 1) for name, seconds in stages.items()}
     print(f"\n{args.limit} images, seed {args.seed}, {head['seconds']} s; " + record.summary(head))
     for path in record.save("sample_maps", head, rows, args.out):
         print(f"wrote {path}")

@@ -104,7 +104,7 @@ def test_imagenet_shards_at_full_size(bench, imagenet_sample, tmp_path, capsys):
 
 def test_maps_of_the_sample_are_scored(bench, tmp_path, capsys):
     words = "--limit 6 --models sample_swin --methods raw_attention vta --dds-methods vta"
-    words += " --trials 2 --attack-steps 1 --device cpu"
+    words += " --trials 2 --attack-steps 1 --device cpu --processes 1"
     assert bench.sample_maps.main([*words.split(), "--out", str(tmp_path)]) == 0
     facts, rows = written(tmp_path, "sample_maps")
     assert (facts["weights"], facts["limit"]) == ("trained", 6)
@@ -133,7 +133,8 @@ def test_maps_of_the_sample_are_scored(bench, tmp_path, capsys):
 
 def test_maps_of_random_weights_are_called_so(bench, tmp_path, capsys):
     words = "--limit 5 --models sample_vit --methods raw_attention --attack-steps 1 --device cpu"
-    words = [*words.split(), "--random-weights", "--dds-methods", "--out", str(tmp_path)]
+    words = [*words.split(), "--processes", "1", "--random-weights", "--dds-methods"]
+    words += ["--out", str(tmp_path)]
     assert bench.sample_maps.main(words) == 0
     facts, rows = written(tmp_path, "sample_maps")
     assert facts["weights"] == "random"

@@ -14,9 +14,9 @@ from fvit_ray.sample import train
 from fvit_ray.sample.compose import compose
 
 CLASSIFIER = "sample_vit"
-SIGMAS = (0.15, 0.2, 0.25, 0.3, 0.35)
-TRIALS = (1, 4, 8, 16)
-PAPER = ("16/255", "32/255")  # Hu's delta; the schedule saturates at 36.4/255
+SIGMAS = (0.15, 0.25, 0.35)
+TRIALS = (4, 8, 16)
+PAPER = ("32/255",)  # Hu's delta; the schedule saturates at 36.4/255
 SEED = 7  # of the composites; the training's are others
 
 
