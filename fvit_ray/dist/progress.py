@@ -41,7 +41,8 @@ class Progress:
 
     def line(self, elapsed: float) -> str:
         """The line after `elapsed` seconds."""
-        rate = (self.done - self.start) / max(elapsed, 1e-9)
+        # two actors' first commits come at almost one moment, which is no rate yet
+        rate = (self.done - self.start) / elapsed if elapsed > 1 else 0.0
         parts = [self._share()]
         if rate:
             parts.append(f"{rate:.2f} images/s")
