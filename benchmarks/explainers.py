@@ -14,6 +14,7 @@ methods in one call, without those whose passes nobody can share (integrated gra
 for the whole set of one image, and `apart / together` is what the sharing saves.
 F B R: forward, backward and relevance passes per map. MiB: what torch's allocator holds at the
 worst moment beyond weights and images; per image it is the slope between one image and the batch.
+`core share` is CPU time over wall time: 1 on an idle machine, less where others had the core.
 `differs` is the relative L2 distance of the naive map from the library's, of the first image.
 """
 
@@ -57,6 +58,7 @@ COLUMNS = {
     "mib_naive": "MiB naive",
     "naive_difference": "differs",
     "rounds": "rounds",
+    "core_share": "core share",
 }
 OnCall = Callable[[str, int], None]
 Maps = dict[str, Tensor]
@@ -119,11 +121,12 @@ def measured(task: Task, names: Sequence[str], modes: Sequence[str], args) -> re
         mode: partial(getattr(task, mode), names, size, partial(_count, counts[mode]))
         for mode in modes
     }
-    times, row["rounds"] = measure.medians(calls, device, args.repeats, args.limit_seconds)
+    times, rounds, share = measure.medians(calls, device, args.repeats, args.limit_seconds)
+    row |= {"rounds": rounds, "core_share": share if device.type == "cpu" else None}
     row |= {f"ms_{mode}": 1000 * times[mode] / size for mode in times}
     for mode, key in (("batched", "passes"), ("naive", "naive_passes")):
         if mode in times:
-            row[key] = _passes(counts[mode], row["rounds"] * size)
+            row[key] = _passes(counts[mode], rounds * size)
     return row
 
 
@@ -209,7 +212,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=32, help="of integrated_gradients")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, help="of a CPU; default: torch's own choice")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU; 1 as in an actor")
     parser.add_argument("--name", help="of the results; default explainers[-imagenet]")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the results")
     return parser.parse_args(argv)
@@ -217,8 +220,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     device = record.resolve(args.device)
     more = {k: getattr(args, k) for k in ("models", "methods", "batch", "repeats", "steps")}
     more |= {"data": "ImageNet JPEGs" if args.imagenet else SAMPLE, "unit": "ms and MiB per map"}

@@ -24,12 +24,10 @@ def load(pattern: str, spec: Preprocess, limit: int, classes: int, start: int = 
         raise ValueError(f"{pattern}: {len(good)} good samples, {limit} were asked for")
     good = good[start:]
     pixels = torch.stack([torch.from_numpy(sample.images[0]) for sample in good])
-    masks = [sample.masks[0] for sample in good if sample.masks is not None]
+    masks = [torch.from_numpy(sample.masks[0]) for sample in good if sample.masks is not None]
     return Batch(
         tuple(sample.key for sample in good),
         pixels.permute(0, 3, 1, 2).float().contiguous() / 255,
         torch.tensor([sample.label for sample in good]),
-        torch.stack([torch.from_numpy(mask) for mask in masks])
-        if len(masks) == len(good)
-        else None,
+        torch.stack(masks) if len(masks) == len(good) else None,
     )

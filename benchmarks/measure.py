@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -30,16 +30,26 @@ def seconds(call: Call, device: torch.device) -> float:
     return begin.elapsed_time(end) / 1000
 
 
-def medians(
-    calls: Mapping[str, Call], device: torch.device, repeats: int, limit: float
-) -> tuple[dict[str, float], int]:
-    """Median seconds of each (warm) call, and the number of rounds.
+class Timing(NamedTuple):
+    """seconds: median of each call; rounds: how many there were
+
+    core_share: CPU time / wall time of one thread, 1 on an idle machine: what falls short of it
+    was waiting for a core that others had, and the times are too long by as much
+    """
+
+    seconds: dict[str, float]
+    rounds: int
+    core_share: float
+
+
+def medians(calls: Mapping[str, Call], device: torch.device, repeats: int, limit: float) -> Timing:
+    """Median seconds of each (warm) call.
 
     The calls take turns, so that a machine's moods meet all of them alike. No round begins after
     `limit` seconds; once the first call takes longer than that, the others are left out.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
-    spent, rounds = 0.0, 0
+    spent, rounds, cpu = 0.0, 0, time.process_time()
     while rounds < repeats and (rounds == 0 or spent < limit):
         for at, (name, call) in enumerate(calls.items()):
             if at and rounds == 0 and spent > limit:
@@ -47,7 +57,8 @@ def medians(
             found[name].append(seconds(call, device))
             spent += found[name][-1]
         rounds += 1
-    return {name: median(times) for name, times in found.items() if times}, rounds
+    share = (time.process_time() - cpu) / max(spent, 1e-9) / torch.get_num_threads()
+    return Timing({n: median(times) for n, times in found.items() if times}, rounds, share)
 
 
 def peak_mib(call: Callable[[], T], device: torch.device) -> tuple[T, float]:

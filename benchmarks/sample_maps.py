@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections import Counter
@@ -254,7 +255,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     show(rows)
     head["seconds"] = round(time.perf_counter() - started, 1)
-    print(f"\n{args.limit} images, seed {args.seed}, {head['seconds']} s; " + record.summary(head))
+    head["cpu_seconds"] = round(sum(os.times()[:4]), 1)  # ours and the processes' that have ended
+    took = f"{head['seconds']} s ({head['cpu_seconds']} s of CPU)"
+    print(f"\n{args.limit} images, seed {args.seed}, {took}; {record.summary(head)}")
     for path in record.save("sample_maps", head, rows, args.out):
         print(f"wrote {path}")
     return 0

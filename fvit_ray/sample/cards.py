@@ -97,7 +97,7 @@ def write_choices(idx: Path, out: Path, log: train.Log) -> None:
     """Write CHOICE.md, the accuracies that sigma, trials and schedule were chosen by."""
     from fvit_ray.sample.choose import choose
 
-    for part, count in (("ddpm", 1000), ("ldm", 200)):
+    for part, count in (("ddpm", 400), ("ldm", 100)):
         (out / part).mkdir(parents=True, exist_ok=True)
         (out / part / "CHOICE.md").write_text(choose(idx, f"sample_{part}", count, log))
 
