@@ -11,6 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.explainers import Options, constant, explain
+from fvit_ray.models.load import load_classifier
+from fvit_ray.registry import REGISTRY
+
 NAMES = ("explainers", "images", "measure", "naive", "record", "sample_maps")
 
 
@@ -48,13 +53,25 @@ def timed(bench, tmp_path_factory):
     return written(out, "explainers")
 
 
-def test_the_older_style_makes_the_same_maps(bench, timed):
+@pytest.mark.parametrize("model", ["sample_deit", "sample_swin"])
+def test_the_older_style_makes_the_same_maps(bench, model):
     """Else its time would be that of something else."""
-    _, rows = timed
-    compared = [row for row in rows if row.get("naive_difference") is not None]
-    assert len(compared) == 2 * 11
-    for row in compared:
-        assert row["naive_difference"] < 1e-7, row
+    classifier = load_classifier(model, dtype=torch.float64)
+    spec = Preprocess("model", (32, 32), 1.0, "bilinear")
+    batch, options = bench.images.load("sample", spec, 3, 10), Options(steps=2)
+    image, target = batch.image.double(), torch.tensor([4, 0, 7])
+    names = [name for name in REGISTRY["explainer"] if name not in ("random", "input_intensity")]
+    maps = explain(classifier, image, target, names, options=options)
+    older = bench.naive.trainable(classifier)
+    for name in names:
+        for i, key in enumerate(batch.keys):
+            one = image[i : i + 1], int(target[i])
+            found = bench.naive.explain_one(older, *one, name, options, key)
+            torch.testing.assert_close(found[0], maps[name][i], rtol=1e-6, atol=1e-12)
+        assert not constant(maps[name]).all(), name
+    weight = next(older.net.parameters())
+    assert weight.grad is not None
+    assert next(classifier.net.parameters()).grad is None
 
 
 def test_ways_passes_and_memory_of_every_method(timed):
@@ -78,6 +95,7 @@ def test_ways_passes_and_memory_of_every_method(timed):
             assert by_name[model, name]["passes"] == passes
         assert by_name[model, "vta"]["naive_passes"] == "1 1 1"
         assert by_name[model, "random"].get("ms_naive") is None
+        assert by_name[model, "vta"]["naive_difference"] < 1e-9
         together = by_name[model, "together (12)"]
         alone = [r for r in rows if r["model"] == model and "naive_passes" in r]
         shared = [r["ms_naive"] for r in alone if r["method"] != "integrated_gradients"]

@@ -26,7 +26,7 @@ CARD = """\
 laid over random textures (`fvit_ray/sample/compose.py`), flips and shifts of up to {shift} px; \
 no noise, no attacks |
 | Held out | the last 100 training images of every class; sigma, trials and schedule were chosen \
-on these alone (CHOICE.md of the denoisers) |
+on some of these alone (CHOICE.md of the denoisers) |
 | Recipe | {recipe} |
 | Seed | {seed} |
 | Hardware | {hardware}, {minutes:.0f} minutes |
