@@ -214,21 +214,30 @@ def test_another_config_into_the_same_folder_is_refused(
     assert error.count("\n") == 1
 
 
+def kill_after_a_commit(out: Path, command: list[str]) -> None:
+    """Start a driver of its own and kill -9 it shortly after its first commit."""
+    code = "import sys; from fvit_ray.dist.job import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, *command, "--out", str(out)]
+    driver = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((out / "metrics").glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(float(np.random.default_rng().uniform(0, 0.1)))
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+
+
 def test_killed_at_a_random_moment_and_rerun(
     undisturbed: Path, shards: Path, tmp_path: Path
 ) -> None:
     """kill -9 of the driver between commits; the same command again ends in the same rows."""
-    out, data = tmp_path / "run", str(shards / "part-{000000..000001}.tar")
-    code = "import sys; from fvit_ray.dist.job import main; sys.exit(main(sys.argv[1:]))"
-    command = [*SMALL, "--out", str(out), "--data", data, "--compute.actors", "1"]
-    driver = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((out / "metrics").glob("*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(float(np.random.default_rng().uniform(0, 0.2)))
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    before = {p: p.stat().st_mtime_ns for p in (out / "metrics").glob("*.parquet")}
+    data = str(shards / "part-{000000..000001}.tar")
+    for attempt in range(5):  # until one dies in the middle: a quick machine may be done before
+        out = tmp_path / f"run{attempt}"
+        kill_after_a_commit(out, [*SMALL, "--data", data, "--compute.actors", "1"])
+        before = {p: p.stat().st_mtime_ns for p in (out / "metrics").glob("*.parquet")}
+        if 0 < len(before) < 4:
+            break
     assert 0 < len(before) < 4, "it was not killed in the middle"
     assert json.loads((out / "run.json").read_text())["status"] == "running"
     assert run(out, "--data", data, "--compute.actors", "2") == 0
