@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fvit_ray.config import SAMPLE, Attack, Compute, Config, ConfigError, Defence, Explain
+from fvit_ray.config import SAMPLE, Config, ConfigError
+from fvit_ray.settings import Attack, Compute, Defence, Explain
 
 GROUPS = {"attack": Attack, "explain": Explain, "compute": Compute}
 RUN_OPTIONS = {

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from fvit_ray import registry, rng
 from fvit_ray.batch import Batch
-from fvit_ray.config import Config, Defence
+from fvit_ray.config import Config
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.mapper import Mapper
 from fvit_ray.models.load import Classifier, ModelInfo, load_classifier
 from fvit_ray.names import eps_name, group_name
 from fvit_ray.plan import Condition, conditions, trial_set
 from fvit_ray.results import Meter, Outcome, Results, join, to_uint8
+from fvit_ray.settings import Defence
 from fvit_ray.smoothing.aggregate import Aggregate, aggregate_probs
 from fvit_ray.smoothing.fvit import pad, purpose_of, sample_trials
 from fvit_ray.smoothing.schedule import Step, resolve

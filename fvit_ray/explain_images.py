@@ -20,7 +20,7 @@ from torch import Tensor
 from fvit_ray import cli
 from fvit_ray.atomic import replacing
 from fvit_ray.batch import Batch
-from fvit_ray.config import SAMPLE, SAMPLE_MODELS, Config, ConfigError, Defence
+from fvit_ray.config import SAMPLE, SAMPLE_MODELS, Config, ConfigError
 from fvit_ray.data.decode import decode_image
 from fvit_ray.data.preprocess import Pixels, apply
 from fvit_ray.denoisers.base import DenoiserError
@@ -33,6 +33,7 @@ from fvit_ray.names import eps_name, group_name
 from fvit_ray.report.explain_grid import Panel, Row, draw
 from fvit_ray.report.text import probability, radius
 from fvit_ray.results import Outcome, Results
+from fvit_ray.settings import Defence
 
 METHODS = ("raw_attention", "rollout", "gradcam", "lrp", "vta")  # the paper's
 BEST = "vta"  # the method shown with DDS; the last one asked for if it is not among them

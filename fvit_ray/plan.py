@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from fvit_ray.config import Config, Defence
+from fvit_ray.config import Config
 from fvit_ray.explainers import Options, passes
 from fvit_ray.names import eps_name
+from fvit_ray.settings import Defence
 from fvit_ray.smoothing.schedule import linear_alphas_cumprod, resolve
 
 Forwards = Counter[str]  # network -> image passes
