@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from fvit_ray.denoisers.weights import Network
 
 SCHEDULE = scaled_linear(0.0015, 0.0195, 1000)
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
+CLASSES = "cond_stage_model.embedding.weight"  # (1001, width), the last row stands for no class
 RESOLUTION = 256  # side of the images; a state dict does not tell
 
 
@@ -68,8 +69,17 @@ def vae_args(
     }
 
 
-def read(file: Path) -> tuple[Network, Network, Tensor]:
-    """A `.ckpt` -> (autoencoder, U-Net, alphas_cumprod); raises `DenoiserError`, one line."""
+class Checkpoint(NamedTuple):
+    """null_class: (1, 1, width), the embedding of no class; None where the file has none."""
+
+    vae: Network
+    unet: Network
+    alphas_cumprod: Tensor
+    null_class: Tensor | None
+
+
+def read(file: Path) -> Checkpoint:
+    """Read a `.ckpt`; raises `DenoiserError`, one line."""
     state = original.read_checkpoint(file)
     losses = f"{VAE}loss."  # of the autoencoder's training
     state = {k: v for k, v in state.items() if not k.startswith(losses)}
@@ -94,10 +104,12 @@ def read(file: Path) -> tuple[Network, Network, Tensor]:
         return original.translate(own, unet_state, names, source)
 
     betas = state.get("betas")
-    return (
+    classes = state.get(CLASSES)
+    return Checkpoint(
         Network("VQModel", vae, source, fill_vae),
         Network("UNet2DConditionModel", unet, source, fill_unet),
         SCHEDULE if betas is None else (1 - betas.double()).cumprod(0),
+        None if classes is None else classes[-1].reshape(1, 1, -1),
     )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fvit_ray.denoisers import weights as read
 from fvit_ray.denoisers.base import DenoiserError, Prediction, linear, read_output
+from fvit_ray.denoisers.folded import network
 
 EXPECTED = (
     "a folder with config.json and diffusion_pytorch_model.safetensors of a diffusers UNet2DModel, "
@@ -38,12 +39,17 @@ class PixelDenoiser:
 
     def __init__(
         self,
-        unet: nn.Module,
+        unet: Any,
         alphas_cumprod: Tensor,
         prediction_type: str,
         resolution: int | None,
     ) -> None:
+        """Raises `DenoiserError` where `resolution` cannot be halved as often as the U-Net does."""
+        coarsest = 2 ** (len(unet.config.block_out_channels) - 1)
+        if resolution is not None and (resolution <= 0 or resolution % coarsest):
+            raise DenoiserError(f"resolution: {resolution} is not a multiple of {coarsest}")
         self.unet = unet
+        self.network = network(unet)
         self.alphas_cumprod = alphas_cumprod
         self.prediction_type = prediction_type
         self.resolution = resolution
@@ -55,8 +61,7 @@ class PixelDenoiser:
 
     def predict(self, z_t: Tensor, t: int) -> Prediction:
         """z_t (B, 3, H, W) at the 0-based step t; see `base.Denoiser`."""
-        steps = torch.full((len(z_t),), t, device=z_t.device)
-        output = self.unet(z_t.to(self.dtype), steps, return_dict=False)[0].to(z_t.dtype)
+        output = self.network(z_t.to(self.dtype), t).to(z_t.dtype)
         return read_output(output, z_t, t, self.alphas_cumprod, self.prediction_type)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -71,21 +76,24 @@ def build(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     name: str = "ddpm",
+    resolution: int | None = None,
 ) -> PixelDenoiser:
     """Read a folder (`EXPECTED`); raises `DenoiserError`, one line.
 
     random_weights: the folder's architecture, or the sample's if `weights` is None, with weights
     that are a function of `name` alone
+    resolution: side of the images; None: the one the network was trained for
     """
     if weights is None and random_weights:
-        network = read.Network("UNet2DModel", SAMPLE_ARGS, name)
+        source = read.Network("UNet2DModel", SAMPLE_ARGS, name)
         alphas_cumprod, kind = linear(1e-4, 0.02, 1000), "epsilon"
     else:
         folder = read.folder_of(weights, name, EXPECTED)
-        network = read.from_folder(folder, "UNet2DModel", name=name, random_weights=random_weights)
+        source = read.from_folder(folder, "UNet2DModel", name=name, random_weights=random_weights)
         alphas_cumprod, kind = read.read_schedule(folder)
-    unet = network.build(device, dtype)
-    return PixelDenoiser(unet, alphas_cumprod, kind, _resolution(unet.config, network.source))
+    unet = source.build(device, dtype)
+    native = _resolution(unet.config, source.source)
+    return PixelDenoiser(unet, alphas_cumprod, kind, resolution or native)
 
 
 def _resolution(config: Any, source: str) -> int | None:

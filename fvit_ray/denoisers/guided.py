@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fvit_ray.denoisers import original
+from fvit_ray.denoisers import ddpm, hub, original
 from fvit_ray.denoisers.base import DenoiserError, linear
-from fvit_ray.denoisers.ddpm import PixelDenoiser
 from fvit_ray.denoisers.weights import Network
 
 EXPECTED = "OpenAI's 256x256_diffusion_uncond.pt"
@@ -92,12 +92,17 @@ def build(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     head_channels: int | None = None,
-) -> PixelDenoiser:
-    """Read OpenAI's file `weights`; raises `DenoiserError`, one line.
+    resolution: int | None = None,
+) -> ddpm.PixelDenoiser:
+    """Read OpenAI's file `weights`, or a diffusers folder; raises `DenoiserError`, one line.
 
-    random_weights: the architecture of the 256x256 model, whatever `weights` is
+    random_weights: the folder's architecture; that of the 256x256 model otherwise
+    resolution:     side of the images, a multiple of 32; None: 256
     head_channels:  channels per attention head; None: see `infer`
     """
+    if weights is not None and (hub.is_repository(weights) or Path(weights).expanduser().is_dir()):
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "resolution": resolution}
+        return ddpm.build(weights, random_weights=random_weights, name="guided", **options)
     if random_weights:
         network = Network("UNet2DModel", architecture(), "guided")
     else:
@@ -111,4 +116,5 @@ def build(
 
         network = Network("UNet2DModel", config, str(file), fill)
     unet = network.build(device, dtype)
-    return PixelDenoiser(unet, linear(1e-4, 0.02, 1000), "epsilon", unet.config.sample_size)
+    side = resolution or unet.config.sample_size
+    return ddpm.PixelDenoiser(unet, linear(1e-4, 0.02, 1000), "epsilon", side)

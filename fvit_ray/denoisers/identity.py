@@ -14,9 +14,9 @@ class Identity:
     """z_t / sqrt(abar_t) as x0. `dds` undoes its own scaling instead and never calls it."""
 
     latent = False
-    resolution: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, resolution: int | None = None) -> None:
+        self.resolution = resolution
         self.alphas_cumprod = linear(1e-4, 0.02, 1000)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -36,6 +36,7 @@ def build(
     random_weights: bool = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    resolution: int | None = None,
 ) -> Identity:
-    """Takes a backbone's arguments and needs none of them."""
-    return Identity()
+    """Takes a backbone's arguments and needs none of them but `resolution`; None: any."""
+    return Identity(resolution)

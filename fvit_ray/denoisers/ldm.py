@@ -1,18 +1,21 @@
-"""Latent diffusion: an autoencoder and a U-Net that is fed a zero vector as its context."""
+"""Latent diffusion: an autoencoder and a U-Net that is fed one vector, by default zero."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fvit_ray.denoisers import compvis
 from fvit_ray.denoisers import weights as read
-from fvit_ray.denoisers.base import DenoiserError, Prediction, read_output
+from fvit_ray.denoisers.base import DenoiserError
+from fvit_ray.denoisers.folded import Condition
+from fvit_ray.denoisers.latent import LatentDenoiser
+from fvit_ray.rng import normal
 
 EXPECTED = (
     "a diffusers folder with vae/ (AutoencoderKL or VQModel), unet/ (UNet2DConditionModel) and "
@@ -47,74 +50,6 @@ SAMPLE_UNET: dict[str, Any] = {
 _CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
 
 
-class LatentDenoiser:
-    """An autoencoder around a U-Net with cross-attention to one zero vector.
-
-    vae:  a diffusers AutoencoderKL (the mode of its posterior) or VQModel (decode quantises)
-    unet: a diffusers UNet2DConditionModel
-    """
-
-    latent = True
-
-    def __init__(
-        self,
-        vae: Any,
-        unet: Any,
-        alphas_cumprod: Tensor,
-        prediction_type: str,
-        context: Tensor,
-    ) -> None:
-        self.vae, self.unet = vae, unet
-        self.alphas_cumprod = alphas_cumprod
-        self.prediction_type = prediction_type
-        self.context = context  # (1, tokens, width)
-        self.scale = float(vae.config.scaling_factor)
-        self.dtype = next(unet.parameters()).dtype
-        size = unet.config.sample_size
-        shrink = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.resolution: int | None = None if size is None else int(size) * shrink
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [0, 1] -> scaled latents (B, C, h, w); no noise is drawn."""
-        encoded = self.vae.encode((2 * x - 1).to(self.dtype))
-        z: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return self.scale * z.to(x.dtype)
-
-    def predict(self, z_t: Tensor, t: int) -> Prediction:
-        """z_t (B, C, h, w) at the 0-based step t; see `base.Denoiser`."""
-        steps = torch.full((len(z_t),), t, device=z_t.device)
-        context = self.context.expand(len(z_t), -1, -1)
-        output = self.unet(z_t.to(self.dtype), steps, context, return_dict=False)[0]
-        return read_output(output.to(z_t.dtype), z_t, t, self.alphas_cumprod, self.prediction_type)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Scaled latents -> pixels in [0, 1], not clamped."""
-        latents = z / self.scale
-        if hasattr(self.vae, "quantize"):
-            latents = nearest_codes(latents, self.vae.quantize.embedding.weight)
-            decoded = self.vae.decode(latents.to(self.dtype), force_not_quantize=True)
-        else:
-            decoded = self.vae.decode(latents.to(self.dtype))
-        image: Tensor = decoded.sample.to(z.dtype)
-        return (image + 1) / 2
-
-
-def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
-    """Replace every latent vector of z (B, C, h, w) by its nearest code of (K, C).
-
-    The gradient passes straight through. One image at a time: all distances at once would need
-    B h w K numbers, and an image would feel its neighbours in the last bits.
-    """
-    codes = codebook.to(torch.promote_types(z.dtype, torch.float32))
-    half_norm = codes.square().sum(1) / 2
-    chosen = []
-    for image in z.detach().to(codes.dtype):
-        rows = image.flatten(1).T  # (h w, C)
-        index = (rows @ codes.T - half_norm).argmax(1)
-        chosen.append(codes[index].T.reshape(image.shape))
-    return z + (torch.stack(chosen).to(z.dtype) - z).detach()
-
-
 def build(
     weights: str | None,
     *,
@@ -122,44 +57,66 @@ def build(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     name: str = "ldm",
+    resolution: int | None = None,
+    mode: Literal["zero", "null_class"] = "zero",
+    vae_dtype: torch.dtype | None = None,
 ) -> LatentDenoiser:
     """Read a folder or a checkpoint (`EXPECTED`); raises `DenoiserError`, one line.
 
     random_weights: the folder's architecture; cin256-v2's if `weights` is None or a checkpoint
+    resolution:     side of the images; None: the one the U-Net was trained for
+    mode:           what the U-Net is fed: a zero vector, or the checkpoint's embedding of no class
+    vae_dtype:      None: `dtype`
     """
-    if weights is not None and Path(weights).expanduser().is_file() and not random_weights:
-        vae, unet, alphas_cumprod = compvis.read(Path(weights).expanduser())
-        return _assemble(vae, unet, alphas_cumprod, "epsilon", device, dtype)
-    if random_weights and (weights is None or Path(weights).expanduser().is_file()):
-        vae = read.Network("VQModel", compvis.vae_args(), f"{name}/vae")
-        unet = read.Network("UNet2DConditionModel", compvis.unet_args(), f"{name}/unet")
-        return _assemble(vae, unet, compvis.SCHEDULE, "epsilon", device, dtype)
-    folder = read.folder_of(weights, name, EXPECTED)
-    options = {"random_weights": random_weights}
-    vae = read.from_folder(
-        folder / "vae", "AutoencoderKL", "VQModel", name=f"{name}/vae", **options
-    )
-    unet = read.from_folder(folder / "unet", "UNet2DConditionModel", name=f"{name}/unet", **options)
-    _check(unet.config, vae.config, folder)
-    return _assemble(vae, unet, *read.read_schedule(folder), device, dtype)
-
-
-def _assemble(
-    vae: read.Network,
-    unet: read.Network,
-    alphas_cumprod: Tensor,
-    prediction_type: str,
-    device: torch.device | str,
-    dtype: torch.dtype,
-) -> LatentDenoiser:
-    width = unet.config["cross_attention_dim"]
+    kind, null_class = "epsilon", None
+    file = None if weights is None else Path(weights).expanduser()
+    whole = file is None or file.is_file()  # cin256-v2, not a folder
+    if random_weights and whole:
+        vae, unet, alphas_cumprod = _random(compvis.vae_args(), compvis.unet_args(), name)
+        width = unet.config["cross_attention_dim"]
+        null_class = normal(0, [f"{name}/null_class"], "prompt", 1, (1, width))[0]
+    elif file is not None and whole:
+        vae, unet, alphas_cumprod, null_class = compvis.read(file)
+    else:
+        folder = read.folder_of(weights, name, EXPECTED, ("vae", "unet", "scheduler"))
+        options = {"random_weights": random_weights}
+        kinds = ("AutoencoderKL", "VQModel")
+        vae = read.from_folder(folder / "vae", *kinds, name=f"{name}/vae", **options)
+        unet = read.from_folder(
+            folder / "unet", "UNet2DConditionModel", name=f"{name}/unet", **options
+        )
+        _check(unet.config, vae.config, folder)
+        alphas_cumprod, kind = read.read_schedule(folder)
+    if mode == "null_class" and null_class is None:
+        raise DenoiserError(f"{weights}: has no {compvis.CLASSES}; mode null_class needs it")
     return LatentDenoiser(
-        vae.build(device, dtype),
+        vae.build(device, vae_dtype or dtype),
         unet.build(device, dtype),
         alphas_cumprod,
-        prediction_type,
-        context=torch.zeros(1, 1, width, device=device, dtype=dtype),
+        kind,
+        _context(unet, null_class if mode == "null_class" else None, device, dtype),
+        quantise=vae.class_name == "VQModel",
+        resolution=resolution,
     )
+
+
+def _random(vae: Any, unet: Any, name: str) -> tuple[read.Network, read.Network, Tensor]:
+    """Networks of these arguments with random weights, and the published schedule."""
+    kind = "VQModel" if "num_vq_embeddings" in vae else "AutoencoderKL"
+    return (
+        read.Network(kind, vae, f"{name}/vae"),
+        read.Network("UNet2DConditionModel", unet, f"{name}/unet"),
+        compvis.SCHEDULE,
+    )
+
+
+def _context(
+    unet: read.Network, vector: Tensor | None, device: torch.device | str, dtype: torch.dtype
+) -> Condition:
+    """One token: `vector` (1, 1, width), or zeros."""
+    if vector is None:
+        vector = torch.zeros(1, 1, unet.config["cross_attention_dim"])
+    return Condition(vector.to(device, dtype))
 
 
 def _check(unet: Mapping[str, Any], vae: Mapping[str, Any], folder: Path) -> None:
@@ -184,9 +141,14 @@ def build_sample(
 ) -> LatentDenoiser:
     """The packaged latent diffusion of the embedded sample, or the folder `weights`."""
     if weights is None and random_weights:
-        vae = read.Network("AutoencoderKL", SAMPLE_VAE, "sample_ldm/vae")
-        unet = read.Network("UNet2DConditionModel", SAMPLE_UNET, "sample_ldm/unet")
-        return _assemble(vae, unet, compvis.SCHEDULE, "epsilon", device, dtype)
+        vae, unet, alphas_cumprod = _random(SAMPLE_VAE, SAMPLE_UNET, "sample_ldm")
+        return LatentDenoiser(
+            vae.build(device, dtype),
+            unet.build(device, dtype),
+            alphas_cumprod,
+            "epsilon",
+            _context(unet, None, device, dtype),
+        )
     return build(
         weights or str(SAMPLE),
         random_weights=random_weights,

@@ -37,6 +37,8 @@ _UNET_ENDS = {
     "time_embedding.linear_2": "time_embed.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 _QKV = ("to_q", "to_k", "to_v")
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fvit_ray.denoisers import hub
 from fvit_ray.denoisers.base import PREDICTION_TYPES, DenoiserError, linear, scaled_linear
 from fvit_ray.rng import randomise_
 
@@ -31,12 +32,19 @@ _OLD_NAMES = {
 }
 
 
-def folder_of(weights: str | None, name: str, expected: str) -> Path:
-    """The folder that `weights` names; raises `DenoiserError` where there is none."""
+def folder_of(
+    weights: str | None, name: str, expected: str, parts: Sequence[str] = (".", "scheduler")
+) -> Path:
+    """The folder that `weights` names; raises `DenoiserError` where there is none.
+
+    parts: subfolders that are wanted, should `weights` be a repository of the hub
+    """
     if weights is None:
         raise DenoiserError(
             f"denoiser {name!r}: set weights to {expected}, or use --random-weights"
         )
+    if hub.is_repository(weights):
+        return hub.snapshot(weights, parts, expected)
     folder = Path(weights).expanduser()
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -68,8 +76,8 @@ def read_config(folder: Path, *classes: str) -> dict[str, Any]:
     return config
 
 
-def read_schedule(folder: Path) -> tuple[Tensor, str]:
-    """alphas_cumprod (T,) float64 and prediction_type of a diffusers scheduler configuration.
+def read_scheduler(folder: Path) -> tuple[dict[str, Any], Path]:
+    """A diffusers scheduler configuration and its file.
 
     Looked for as scheduler_config.json in `folder` and in its subfolder scheduler/.
     """
@@ -79,7 +87,12 @@ def read_schedule(folder: Path) -> tuple[Tensor, str]:
         raise DenoiserError(
             f"{folder}: has no scheduler_config.json, neither there nor in scheduler/"
         )
-    config = read_json(file)
+    return read_json(file), file
+
+
+def read_schedule(folder: Path) -> tuple[Tensor, str]:
+    """alphas_cumprod (T,) float64 and prediction_type of `read_scheduler`'s configuration."""
+    config, file = read_scheduler(folder)
     kind = config.get("prediction_type", "epsilon")
     if kind not in PREDICTION_TYPES:
         raise DenoiserError(f"{file}: prediction_type {kind!r} is none of {PREDICTION_TYPES}")
@@ -113,10 +126,26 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 def read_state(folder: Path) -> tuple[dict[str, Tensor], Path]:
     """The state dict of a diffusers model folder and the file it came from."""
     for name in FILES:
-        if (folder / name).is_file():
-            state = read_safetensors(folder / name)
-            return {_modern(key): value for key, value in state.items()}, folder / name
+        file, index = folder / name, folder / f"{name}.index.json"
+        if file.is_file():
+            state = read_safetensors(file)
+        elif index.is_file():
+            file, state = index, _read_shards(index)
+        else:
+            continue
+        return {_modern(key): value for key, value in state.items()}, file
     raise DenoiserError(f"{folder}: has no {FILES[0]}")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """A state dict in several files, as diffusers saves networks of more than 10 GB."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise DenoiserError(f"{index}: has no weight_map")
+    state: dict[str, Tensor] = {}
+    for name in sorted({Path(str(place)).name for place in places.values()}):
+        state |= read_safetensors(index.with_name(name))
+    return state
 
 
 def _modern(key: str) -> str:
@@ -167,7 +196,7 @@ class Network:
                 raise DenoiserError(f"{self.source}: does not fit {self.class_name}: {wrong}")
             ready = {key: value.to(device, dtype) for key, value in state.items()}
         module.load_state_dict(ready, assign=True)
-        if self.fill is None:
+        if self.fill is None and torch.device(device).type != "meta":
             randomise_(module, self.source)
         return module.eval().requires_grad_(False)
 

@@ -8,13 +8,14 @@ can key it by sample and trial:
     noise("", shape)       n of x_t
     noise("post", shape)   after denoising
     noise("step7", shape)  of the reverse chain's step 7 -> 6
+    noise("pipeline", shape)  with which an image-to-image pipeline starts
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,8 @@ def dds(
         )
         if not denoise or isinstance(denoiser, Identity):
             z_0 = z_t / scale
+        elif (pipeline := getattr(denoiser, "pipeline", None)) is not None:
+            z_0 = image_to_image(pipeline, z_t / scale, noise, count)
         elif step.chain:
             z_0 = p_sample_chain(denoiser, z_t, step.t, noise, count)
         else:
@@ -138,6 +141,23 @@ def p_sample_chain(
             std = torch.exp(log_variance / 2)
         z_t = z_t + std * noise(f"step{i}", z_t.shape)
     return x0
+
+
+def image_to_image(
+    pipeline: Any, z: Tensor, noise: Noise, count: Count = lambda network: None
+) -> Tensor:
+    """Noise z (n, C, h, w) up to `pipeline.start` and walk back (SDEdit; Meng et al., 2022).
+
+    pipeline: a Denoiser with `start`, and `passes` of its network per step
+    """
+    abar = float(pipeline.alphas_cumprod[pipeline.start])
+    z_t = math.sqrt(abar) * z + math.sqrt(1 - abar) * noise("pipeline", z.shape)
+
+    def count_all(network: str) -> None:
+        for _ in range(pipeline.passes):
+            count(network)
+
+    return p_sample_chain(pipeline, z_t, pipeline.start, noise, count_all)
 
 
 def resize(x: Tensor, size: Sequence[int] | int | None) -> Tensor:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from . import tiny
+
 BLOCKS = {"layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4}
 UNET = BLOCKS | {
     "sample_size": 16,
@@ -70,6 +72,19 @@ def ldm_folder(request, tmp_path_factory) -> Path:
     )
     scheduler.save_pretrained(folder / "scheduler")
     return folder
+
+
+@pytest.fixture(scope="session")
+def stable_folders(tmp_path_factory):
+    """name -> (folder, its networks)."""
+    folders = {}
+    encoders = {"text_encoder": tiny.clip("CLIPTextModel")}
+    folder = tmp_path_factory.mktemp("sd14")
+    folders["sd14"] = folder, tiny.save_stable(folder, tiny.SD14, encoders)
+    encoders["text_encoder_2"] = tiny.clip("CLIPTextModelWithProjection", "gelu")
+    folder = tmp_path_factory.mktemp("sdxl")
+    folders["sdxl"] = folder, tiny.save_stable(folder, tiny.SDXL, encoders)
+    return folders
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 
 from fvit_ray.denoisers import compvis, ldm, original
 from fvit_ray.denoisers.base import DenoiserError, scaled_linear
+from fvit_ray.denoisers.latent import nearest_codes
 
 DATA = Path(__file__).parents[1] / "data"
 FILE = DATA / "ldm_small.ckpt"
@@ -51,21 +52,24 @@ def test_unet_conforms_on_the_zero_context(i, denoiser, vectors):
     assert relative(prediction.x0, vectors["z0"][rows]) < 1e-4
 
 
-def test_unet_conforms_on_a_class(vectors, state):
+def test_unet_conforms_on_the_null_class(vectors, state, tmp_path):
     """The context does something: the null class's embedding in its place."""
-    denoiser = ldm.build(str(FILE))
-    null = state["cond_stage_model.embedding.weight"][-1].float()
-    denoiser.context = null.view(1, 1, -1)
+    denoiser = ldm.build(str(FILE), mode="null_class")
     eps = denoiser.predict(vectors["z_t"][1:], int(vectors["t"][1])).eps_pred
     assert relative(eps, vectors["eps_null_class"][1:]) < 1e-4
     assert relative(eps, vectors["eps_zero_context"][1:]) > 1e-3
+    state.pop("cond_stage_model.embedding.weight")
+    file = save({"state_dict": state}, tmp_path)
+    with pytest.raises(DenoiserError, match=r"has no cond_stage_model\..*; mode null_class needs"):
+        ldm.build(file, mode="null_class")
+    assert ldm.build(file).resolution == denoiser.resolution
 
 
 def test_decoder_conforms_and_quantises(denoiser, vectors):
     assert relative(2 * denoiser.decode(vectors["z0"]) - 1, vectors["decoded"]) < 1e-4
     codebook = denoiser.vae.quantize.embedding.weight
     expected = codebook[vectors["code_index"]].movedim(-1, 1)
-    torch.testing.assert_close(ldm.nearest_codes(vectors["z0"], codebook), expected)
+    torch.testing.assert_close(nearest_codes(vectors["z0"], codebook), expected)
 
 
 def test_the_small_architecture_is_inferred(denoiser):
@@ -206,3 +210,12 @@ def test_truncated_checkpoints_and_other_state_dicts(tmp_path):
         ldm.build(str(DATA / "adm_small.pt"))
     with pytest.raises(DenoiserError, match=r"or CompVis' cin256-v2 \.ckpt"):
         ldm.build(str(tmp_path / "gone.ckpt"))
+
+
+def test_reads_safetensors(state, tmp_path, denoiser, vectors):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "ldm.safetensors"
+    save_file({k: v.contiguous().clone() for k, v in state.items()}, file)
+    z = vectors["z_t"][:1]
+    assert torch.equal(ldm.build(str(file)).predict(z, 9).x0, denoiser.predict(z, 9).x0)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_other_files_are_refused_in_one_line(state, tmp_path):
         (text, "is not a whole checkpoint"),
         (listed, "holds a list, expected a state dict"),
         (vit, r"is not the state dict of an ADM .* give OpenAI's 256x256_diffusion_uncond\.pt"),
-        (tmp_path, "is a folder; expected OpenAI's"),
+        (tmp_path, r"config\.json: cannot be read"),
         (tmp_path / "gone.pt", "does not exist; expected OpenAI's"),
     ):
         with pytest.raises(DenoiserError, match=words) as info:
@@ -162,3 +163,55 @@ def test_files_of_old_torch_are_read(state, tmp_path, vectors):
 
 def test_registered():
     assert registry.load("denoiser", "guided") is guided.build
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+    def __init__(self, target):
+        self.target = str(target)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_malicious_pickle_does_not_run(new, state, tmp_path):
+    file, target = tmp_path / "evil.pt", tmp_path / "made by the pickle"
+    torch.save(state | {"evil": Evil(target)}, file, _use_new_zipfile_serialization=new)
+    with pytest.raises(DenoiserError, match=r"evil\.pt: is not a whole checkpoint") as info:
+        guided.build(str(file))
+    assert "\n" not in str(info.value)
+    assert not target.exists()
+    torch.load(file, weights_only=False)
+    assert target.exists()  # it would have, had it been run
+
+
+def test_reads_a_folder_of_diffusers(vectors, tmp_path):
+    from diffusers import DDPMScheduler
+
+    denoiser = guided.build(str(FILE))
+    denoiser.unet.save_pretrained(tmp_path)
+    DDPMScheduler(1000).save_pretrained(tmp_path)
+    again = guided.build(str(tmp_path))
+    x = vectors["x"][:1]
+    assert torch.equal(again.predict(x, 45).x0, denoiser.predict(x, 45).x0)
+    torch.testing.assert_close(again.alphas_cumprod, denoiser.alphas_cumprod)
+    assert again.resolution == denoiser.resolution == 32
+
+
+def test_resolution(vectors):
+    assert guided.build(str(FILE), resolution=28).resolution == 28
+    with pytest.raises(DenoiserError, match="resolution: 30 is not a multiple of 4"):
+        guided.build(str(FILE), resolution=30)
+
+
+def test_reads_safetensors(state, tmp_path, vectors):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "adm.safetensors"
+    save_file({k: v.contiguous() for k, v in state.items()}, file)
+    x = vectors["x"][:1]
+    expected = guided.build(str(FILE)).predict(x, 45).x0
+    assert torch.equal(guided.build(str(file)).predict(x, 45).x0, expected)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DenoiserError, match=r"adm\.safetensors: cannot be read as safetensors"):
+        guided.build(str(file))

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from fvit_ray import registry
 from fvit_ray.denoisers import ldm
 from fvit_ray.denoisers.base import DenoiserError, scaled_linear, x0_from_eps
+from fvit_ray.denoisers.latent import nearest_codes
 
 
 @pytest.fixture
@@ -69,14 +70,14 @@ def test_nearest_codes_are_nearest():
     g = torch.Generator().manual_seed(4)
     z = torch.randn(2, 3, 4, 5, generator=g).double()
     codes = torch.randn(16, 3, generator=g).double()
-    out = ldm.nearest_codes(z, codes)
+    out = nearest_codes(z, codes)
     for b in range(2):
         for i in range(4):
             for j in range(5):
                 distance = (codes - z[b, :, i, j]).square().sum(1)
                 torch.testing.assert_close(out[b, :, i, j], codes[distance.argmin()])
     z.requires_grad_()
-    ldm.nearest_codes(z, codes).sum().backward()
+    nearest_codes(z, codes).sum().backward()
     assert (z.grad == 1).all()  # straight through
 
 

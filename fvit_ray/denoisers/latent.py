@@ -1,0 +1,103 @@
+"""What all latent backbones share: an autoencoder around a U-Net that is fed one condition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fvit_ray.denoisers.base import Denoiser, DenoiserError, Prediction, read_output
+from fvit_ray.denoisers.folded import Condition, network
+
+
+class LatentDenoiser:
+    """An autoencoder around a U-Net.
+
+    vae:        a diffusers AutoencoderKL (the mode of its posterior is taken) or VQModel
+    unet:       a diffusers UNet2DConditionModel
+    condition:  what the U-Net is fed for every image
+    scale:      of the latents; None: the autoencoder's scaling_factor
+    quantise:   whether decoding snaps latents to the VQModel's codes
+    resolution: side of the images; None: the one the U-Net was trained for
+    Each network runs in its own dtype; x0 is computed in that of z_t.
+    """
+
+    latent = True
+    # a chain that `dds` walks in place of the one-shot prediction, where a backbone has one
+    pipeline: Denoiser | None = None
+
+    def __init__(
+        self,
+        vae: Any,
+        unet: Any,
+        alphas_cumprod: Tensor,
+        prediction_type: str,
+        condition: Condition,
+        *,
+        scale: float | None = None,
+        quantise: bool = False,
+        resolution: int | None = None,
+    ) -> None:
+        self.vae, self.unet = vae, unet
+        self.network = network(unet)
+        self.alphas_cumprod = alphas_cumprod
+        self.prediction_type = prediction_type
+        self.condition = condition
+        self.scale = float(vae.config.scaling_factor) if scale is None else scale
+        self.quantise = quantise
+        self.dtype = next(unet.parameters()).dtype
+        self.vae_dtype = next(vae.parameters()).dtype
+        self.resolution: int | None = side_of(unet.config, vae.config, resolution)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [0, 1] -> scaled latents (B, C, h, w); no noise is drawn."""
+        encoded = self.vae.encode((2 * x - 1).to(self.vae_dtype))
+        z: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return self.scale * z.to(x.dtype)
+
+    def predict(self, z_t: Tensor, t: int) -> Prediction:
+        """z_t (B, C, h, w) at the 0-based step t; see `base.Denoiser`."""
+        output = self.network(z_t.to(self.dtype), t, self.condition).to(z_t.dtype)
+        return read_output(output, z_t, t, self.alphas_cumprod, self.prediction_type)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Scaled latents -> pixels in [0, 1], not clamped."""
+        latents, options = z / self.scale, {}
+        if hasattr(self.vae, "quantize"):
+            options["force_not_quantize"] = True  # where it is wanted, it is done here
+            if self.quantise:
+                latents = nearest_codes(latents, self.vae.quantize.embedding.weight)
+        decoded = self.vae.decode(latents.to(self.vae_dtype), return_dict=False, **options)[0]
+        image: Tensor = decoded.to(z.dtype)
+        return (image + 1) / 2
+
+
+def side_of(unet: Any, vae: Any, resolution: int | None) -> int | None:
+    """The side of the images: `resolution` if the networks take it, by default their own.
+
+    Raises `DenoiserError`, one line.
+    """
+    shrink = 2 ** (len(vae.block_out_channels) - 1)
+    if resolution is None:
+        return None if unet.sample_size is None else int(unet.sample_size) * shrink
+    coarsest = shrink * 2 ** (len(unet.block_out_channels) - 1)
+    if resolution <= 0 or resolution % coarsest:
+        raise DenoiserError(f"resolution: {resolution} is not a multiple of {coarsest}")
+    return resolution
+
+
+def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
+    """Replace every latent vector of z (B, C, h, w) by its nearest code of (K, C).
+
+    The gradient passes straight through. One image at a time: all distances at once would need
+    B h w K numbers, and an image would feel its neighbours in the last bits.
+    """
+    codes = codebook.to(torch.promote_types(z.dtype, torch.float32))
+    half_norm = codes.square().sum(1) / 2
+    chosen = []
+    for image in z.detach().to(codes.dtype):
+        rows = image.flatten(1).T  # (h w, C)
+        index = (rows @ codes.T - half_norm).argmax(1)
+        chosen.append(codes[index].T.reshape(image.shape))
+    return z + (torch.stack(chosen).to(z.dtype) - z).detach()

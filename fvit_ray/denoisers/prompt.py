@@ -1,0 +1,129 @@
+"""The one prompt of the text-conditioned backbones, embedded once, with no guidance.
+
+A model folder may bring its embedding as `prompt_embeds.safetensors` (beside a single file
+`sd.ckpt`: `sd.prompt_embeds.safetensors`), so that no worker needs a text encoder. Its tensors:
+
+    sd14         prompt_embeds (1, 77, 768)
+    sdxl         prompt_embeds (1, 77, 2048), pooled_prompt_embeds (1, 1280)
+    kandinsky22  image_embeds (1, 1280), negative_image_embeds (1, 1280)
+
+Where there is none, the text encoders beside the networks compute it, and it is written there for
+the next worker, if the folder can be written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fvit_ray.atomic import replacing
+from fvit_ray.denoisers.base import DenoiserError
+from fvit_ray.denoisers.weights import difference, first_line, read_safetensors, shapes
+from fvit_ray.rng import normal
+
+PROMPT = "clean and detailed imagenet image"
+FILE = "prompt_embeds.safetensors"
+LENGTH = 77
+# PROMPT in CLIP's byte-pair vocabulary ("ima", "gen", "et" are imagenet), start and end included;
+# the same in every CLIP text encoder, so that a single file needs no tokenizer beside it
+TOKENS = (49406, 3772, 537, 12609, 2414, 1024, 875, 2867, 49407)
+
+Embeds = Mapping[str, Tensor]
+Sizes = Mapping[str, tuple[int, ...]]
+
+
+def tokens(padding: int = 49407) -> Tensor:
+    """PROMPT's token ids (1, 77); SDXL's second encoder pads with 0."""
+    return torch.tensor([[*TOKENS, *[padding] * (LENGTH - len(TOKENS))]])
+
+
+def embeds(file: Path, sizes: Sizes, encode: Callable[[], Embeds]) -> dict[str, Tensor]:
+    """Read the tensors of `file`, or `encode` and write them there; raises `DenoiserError`."""
+    if file.is_file():
+        found = read_safetensors(file)
+    else:
+        with torch.no_grad():
+            found = {name: value.float().contiguous() for name, value in encode().items()}
+        _keep(found, file)
+    wanted = {name: found[name] for name in sizes if name in found}
+    if wrong := difference(sizes, shapes(wanted)):
+        raise DenoiserError(f"{file}: does not fit the network: {wrong}")
+    return wanted
+
+
+def no_encoder(file: Path, prefix: str) -> DenoiserError:
+    """What to say of a single file without a text encoder, whose names start with `prefix`."""
+    beside = f"{file.stem}.{FILE}"
+    return DenoiserError(f"{file}: has no text encoder ({prefix}...); put {beside} beside it")
+
+
+def _keep(found: Embeds, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        with replacing(file) as temporary:
+            save_file(dict(found), temporary, metadata={"prompt": PROMPT})
+    except OSError:
+        pass  # the folder is not ours to write to; the next worker encodes again
+
+
+def random_embeds(name: str, sizes: Sizes) -> dict[str, Tensor]:
+    """Standard normal tensors of these sizes, a function of the names alone."""
+    return {
+        key: normal(0, [f"{name}/{key}"], "prompt", 1, size)[0, 0] for key, size in sizes.items()
+    }
+
+
+def text_encoder(
+    class_name: str,
+    source: Path,
+    config: Mapping[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> Any:
+    """A text encoder of transformers from its folder `source`, or from a configuration and state.
+
+    Raises `DenoiserError`, one line, where weights are lacking.
+    """
+    import transformers
+
+    kind = getattr(transformers, class_name)
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    try:
+        with torch.random.fork_rng(devices=[]):  # the global random state stays as it is
+            if config is None:
+                model, info = kind.from_pretrained(source, local_files_only=True, **options)
+            else:
+                made = transformers.CLIPTextConfig(**config)
+                model, info = kind.from_pretrained(
+                    None, config=made, state_dict=dict(state or {}), **options
+                )
+    except Exception as error:  # whatever transformers and its readers raise
+        raise DenoiserError(f"{source}: is no {class_name} ({first_line(error)})") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise DenoiserError(f"{source}: {class_name} lacks {len(missing)} keys ({missing[0]})")
+    if odd := list(info.get("mismatched_keys") or ()):
+        raise DenoiserError(f"{source}: {class_name}: {len(odd)} shapes differ ({odd[0]})")
+    return model.eval().requires_grad_(False)
+
+
+def clip_config(state: Mapping[str, Tensor], **others: Any) -> dict[str, Any]:
+    """CLIPTextConfig's arguments from the shapes of a state dict in transformers' names."""
+    inner = {key.removeprefix("text_model."): value for key, value in state.items()}
+    vocabulary, width = inner["embeddings.token_embedding.weight"].shape
+    layers = {key.split(".")[2] for key in inner if key.startswith("encoder.layers.")}
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": len(inner["encoder.layers.0.mlp.fc1.weight"]),
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // 64),
+        "projection_dim": width,
+        "bos_token_id": TOKENS[0],
+        "eos_token_id": TOKENS[-1],
+        **others,
+    }

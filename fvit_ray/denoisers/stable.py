@@ -1,0 +1,136 @@
+"""Stable Diffusion's folders and single files: what sd14 and sdxl have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fvit_ray.denoisers import compvis, original, prompt
+from fvit_ray.denoisers import weights as read
+from fvit_ray.denoisers.base import DenoiserError, scaled_linear
+
+SCHEDULE = scaled_linear(0.00085, 0.012, 1000)
+PARTS = ("vae", "unet", "scheduler", "text_encoder", "text_encoder_2")
+
+
+def vae_args(scale: float, side: int, widths: tuple[int, ...] = (128, 256, 512, 512)) -> Any:
+    """AutoencoderKL's arguments; the default is Stable Diffusion's KL-f8."""
+    return {
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "block_out_channels": widths,
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "scaling_factor": scale,
+        "sample_size": side,
+    }
+
+
+@dataclass(frozen=True)
+class Family:
+    """One generation.
+
+    unet, vae:   arguments of the published networks
+    expected:    what `weights` may be, for messages
+    sizes:       of the prompt's embedding, from the U-Net's arguments
+    from_folder: a model folder -> the prompt's embedding
+    from_state:  a single file's state dict and name -> the prompt's embedding
+    """
+
+    name: str
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    expected: str
+    sizes: Callable[[Mapping[str, Any]], prompt.Sizes]
+    from_folder: Callable[[Path], prompt.Embeds]
+    from_state: Callable[[Mapping[str, Tensor], Path], prompt.Embeds]
+
+
+class Parts(NamedTuple):
+    vae: read.Network
+    unet: read.Network
+    alphas_cumprod: Tensor
+    prediction_type: str
+    embeds: Mapping[str, Tensor]
+
+
+def parts(family: Family, weights: str | None, random_weights: bool) -> Parts:
+    """Find and read a hub repository, folder or file; raises `DenoiserError`, one line.
+
+    random_weights: the folder's architecture; the published one if `weights` is None or a file
+    """
+    name = family.name
+    path = None if weights is None else Path(weights).expanduser()
+    if random_weights and (path is None or path.is_file()):
+        vae = read.Network("AutoencoderKL", family.vae, f"{name}/vae")
+        unet = read.Network("UNet2DConditionModel", family.unet, f"{name}/unet")
+        sizes = family.sizes(family.unet)
+        return Parts(vae, unet, SCHEDULE, "epsilon", prompt.random_embeds(name, sizes))
+    if path is not None and path.is_file():
+        return _from_file(family, path)
+    folder = read.folder_of(weights, name, family.expected, PARTS)
+    options = {"random_weights": random_weights}
+    vae = read.from_folder(folder / "vae", "AutoencoderKL", name=f"{name}/vae", **options)
+    unet = read.from_folder(folder / "unet", "UNet2DConditionModel", name=f"{name}/unet", **options)
+    _check(family, unet.config, vae.config, folder)
+    sizes = family.sizes(unet.config)
+    if random_weights:
+        found = prompt.random_embeds(name, sizes)
+    else:
+        found = prompt.embeds(folder / prompt.FILE, sizes, lambda: family.from_folder(folder))
+    return Parts(vae, unet, *read.read_schedule(folder), found)
+
+
+def _check(family: Family, unet: Mapping[str, Any], vae: Mapping[str, Any], folder: Path) -> None:
+    """Raise where the U-Net is not fed as this family's is, or the autoencoder is another's."""
+    for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim"):
+        if unet.get(key) != family.unet.get(key):
+            raise DenoiserError(
+                f"{folder / 'unet'}: {key} is {unet.get(key)!r}, {family.name} feeds "
+                f"{family.unet.get(key)!r}"
+            )
+    if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
+        raise DenoiserError(
+            f"{folder}: unet/ takes {unet.get('in_channels', 4)} channels, "
+            f"vae/ gives {vae.get('latent_channels', 4)}"
+        )
+    if vae.get("latents_mean") is not None:
+        raise DenoiserError(f"{folder / 'vae'}: latents_mean is not supported")
+
+
+def _from_file(family: Family, file: Path) -> Parts:
+    """A single file in CompVis' (sd14) or Stability's (sdxl) layout."""
+    state = original.read_checkpoint(file)
+    losses = f"{compvis.VAE}loss."  # of the autoencoder's training
+
+    def fill(prefix: str, names_of: Callable[[Mapping[str, Tensor]], dict[str, str]]) -> read.Fill:
+        given = {k: v for k, v in state.items() if k.startswith(prefix)}
+        given = {k: v for k, v in given.items() if not k.startswith(losses)}
+
+        def translated(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            names = {key: prefix + name for key, name in names_of(own).items()}
+            return original.translate(own, given, names, str(file))
+
+        return translated
+
+    vae = read.Network(
+        "AutoencoderKL", family.vae, str(file), fill(compvis.VAE, original.vae_names)
+    )
+    unet = read.Network(
+        "UNet2DConditionModel", family.unet, str(file), fill(compvis.UNET, original.unet_names)
+    )
+    saved = file.with_name(f"{file.stem}.{prompt.FILE}")
+    encode = lambda: family.from_state(state, file)  # noqa: E731
+    found = prompt.embeds(saved, family.sizes(family.unet), encode)
+    kept = state.get("alphas_cumprod")
+    return Parts(vae, unet, SCHEDULE if kept is None else kept.double(), "epsilon", found)
+
+
+def narrow(dtype: torch.dtype, embeds: Mapping[str, Tensor], device: Any) -> dict[str, Tensor]:
+    """The embedding on a device, in the U-Net's dtype."""
+    return {name: value.to(device, dtype) for name, value in embeds.items()}
