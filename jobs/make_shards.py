@@ -1,4 +1,4 @@
-"""Turn a data set into shards, with index.json and classes.txt; the same command again resumes.
+"""Turn a data set into shards, index.json, classes.txt and a data card; the same command resumes.
 
 uv run jobs/make_shards.py imagenet /data/imagenet /data/shards --per-shard 1000
 """
@@ -10,28 +10,28 @@ import functools
 import sys
 from pathlib import Path
 
-from fvit_ray.data.folder import read_folder
-from fvit_ray.data.imagenet import read_imagenet
-from fvit_ray.data.write import make_shards
+from fvit_ray.data.dataset import Selection
+from fvit_ray.dist.shards import DATASETS, PER_SHARD, write
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=("folder", "imagenet", "fashion_mnist"))
+    parser.add_argument("dataset", help=f"{', '.join(DATASETS)}; or your own package.module:NAME")
     parser.add_argument("src", type=Path, help="folder of the data set")
     parser.add_argument("out", type=Path, help="folder of the shards")
-    parser.add_argument("--per-shard", type=int, default=1000, help="samples; default 1000")
-    parser.add_argument("--prefix", help="shards are named PREFIX-000000.tar")
+    parser.add_argument("--per-shard", type=int, default=PER_SHARD, help="samples; 1000")
+    parser.add_argument("--prefix", help="shards are named PREFIX-000000.tar; default the data set")
+    parser.add_argument("--shuffle-seed", type=int, help="default: the order of the source")
+    parser.add_argument("--per-class", type=int, metavar="N", help="N images of every class")
+    parser.add_argument("--limit", type=int, metavar="N", help="N images in all, or of each part")
+    parser.add_argument("--workers", type=int, help="default: every core; 1: without Ray")
+    parser.add_argument("--address", help="of a Ray cluster that sees SRC and OUT; default: local")
     args = parser.parse_args()
+    options = {k: getattr(args, k) for k in ("prefix", "per_shard", "workers", "address")}
     say = functools.partial(print, flush=True)
     try:
-        if args.dataset == "fashion_mnist":  # the embedded sample, always in its own five shards
-            from fvit_ray.sample.shards import write_sample
-
-            write_sample(args.src, args.out, say)
-        else:
-            read = read_folder if args.dataset == "folder" else read_imagenet
-            make_shards(read, args.src, args.out, args.prefix or args.dataset, args.per_shard, say)
+        chosen = Selection(args.shuffle_seed, args.per_class, args.limit)
+        write(args.dataset, args.src, args.out, say, selection=chosen, **options)
     except (ValueError, OSError) as error:
         sys.exit(f"make_shards: {error}")
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from fvit_ray.data.dataset import DataSet
 from fvit_ray.data.decode import EXTENSIONS
 from fvit_ray.data.shards import INDEX
 from fvit_ray.data.write import Item, Progress
@@ -99,3 +100,13 @@ def read_folder(
                 yield item(path, key_of(name), label)
 
     return items(), [folder.name for folder in classes]
+
+
+DATASET = DataSet(
+    read_folder,
+    title="A folder of images",
+    source="a folder of one's own; under the terms of its images",
+    layout="one sub-folder of images per class",
+    sample="`<class>/<path>.<extension>`, the file as it is; `<class>/<path>.cls`",
+    label="rank of the class folder among the sorted names, from 0",
+)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from fvit_ray.data.dataset import DataSet
 from fvit_ray.data.folder import LayoutError, contents, image_files, item, key_of
 from fvit_ray.data.write import Item, Progress
 
@@ -70,19 +71,24 @@ def read_imagenet(
     """
     root = source / "val" if (source / "val").is_dir() else source
     devkit = find_devkit(root)
-    folders = [p for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
-    synsets = sorted(p.name for p in folders if _SYNSET.fullmatch(p.name))
-    if synsets:
-        labelled, wnids = _from_folders(root, synsets, devkit, progress)
+    if synsets := synset_folders(root):
+        labelled, wnids = from_folders(root, synsets, devkit, progress)
     else:
         labelled, wnids = _from_flat(root, devkit)
     labelled.sort(key=lambda pair: pair[0].stem)
     return (item(path, key_of(path.stem), label) for path, label in labelled), wnids
 
 
-def _from_folders(
+def synset_folders(root: Path) -> list[str]:
+    """Names of the folders in `root` that are synsets (n01440764, ...), sorted."""
+    folders = [p for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    return sorted(p.name for p in folders if _SYNSET.fullmatch(p.name))
+
+
+def from_folders(
     root: Path, synsets: list[str], devkit: Path | None, progress: Progress
 ) -> tuple[list[tuple[Path, int]], list[str]]:
+    """((image, class) of all the images in the synset folders of `root`, sorted WNIDs)."""
     wnids = sorted(read_synsets(devkit).values()) if devkit else synsets
     if len(wnids) != CLASSES:
         raise LayoutError(
@@ -128,3 +134,14 @@ def _from_flat(root: Path, devkit: Path | None) -> tuple[list[tuple[Path, int]],
             )
         labelled.append((path, rank[synset_of[truth[number - 1]]]))
     return labelled, wnids
+
+
+DATASET = DataSet(
+    read_imagenet,
+    title="ImageNet (ILSVRC2012)",
+    source="image-net.org; Russakovsky et al., 2015; for non-commercial research and education, "
+    "the images belong to their authors",
+    layout="the 1,000 synset folders, or the flat validation images with the devkit",
+    sample="`<stem>.jpeg`, the file as it is; `<stem>.cls`",
+    label="rank of the synset among the sorted WNIDs, 0 to 999",
+)

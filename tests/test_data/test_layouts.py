@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from fvit_ray.data import folder, imagenet
+from fvit_ray.data.dataset import make_shards
 from fvit_ray.data.folder import LayoutError, key_of, read_folder
 from fvit_ray.data.imagenet import CLASSES, DEVKIT, GROUND_TRUTH, read_imagenet
 from fvit_ray.data.shards import read_samples
-from fvit_ray.data.write import Item, make_shards
+from fvit_ray.data.write import Item
 
 
 def files(root: Path, *names: str) -> None:
@@ -58,7 +60,7 @@ def test_keys_hold_no_dot_and_stay_unique(tmp_path: Path) -> None:
 
 def test_bytes_travel_untouched(tmp_path: Path) -> None:
     files(tmp_path / "src", "a/1.jpg", "b/2.jpg")
-    make_shards(read_folder, tmp_path / "src", tmp_path / "out", "f", 10, lambda line: None)
+    make_shards(folder.DATASET, tmp_path / "src", tmp_path / "out", prefix="f")
     found = list(read_samples(str(tmp_path / "out" / "f-000000.tar")))
     assert [(s.key, s.fields) for s in found] == [
         ("a/1", {"jpg": b"a/1.jpg", "cls": b"0"}),
@@ -116,7 +118,7 @@ def test_both_layouts_of_imagenet_give_the_same_shards(tmp_path: Path) -> None:
         (tmp_path / "tree" / "val" / wnid).mkdir(exist_ok=True)
     for source in (tmp_path / "flat", tmp_path / "tree"):
         out = tmp_path / f"shards-{source.name}"
-        make_shards(read_imagenet, source, out, "v", 3, lambda line: None)
+        make_shards(imagenet.DATASET, source, out, prefix="v", per_shard=3)
     for name in ("v-000000.tar", "v-000001.tar", "index.json", "classes.txt"):
         one, two = (tmp_path / f"shards-{kind}" / name for kind in ("flat", "tree"))
         assert one.read_bytes() == two.read_bytes()
@@ -171,12 +173,21 @@ def job(root: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_job(root: Path, tmp_path: Path, make_picture: Callable[..., bytes]) -> None:
     files(tmp_path, "src/a/1.jpg", "src/b/2.jpg")
-    done = job(root, "folder", tmp_path / "src", tmp_path / "out", "--per-shard", "1")
+    words = ("folder", tmp_path / "src", tmp_path / "out", "--per-shard", "1", "--workers", "1")
+    done = job(root, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("2 samples of 2 classes in 2 shards")
-    again = job(root, "folder", tmp_path / "src", tmp_path / "out", "--per-shard", "1")
+    again = job(root, *words)
     assert again.stdout.count(": kept,") == 2
-    bad = job(root, "imagenet", tmp_path / "src", tmp_path / "out")
-    assert bad.returncode != 0
-    assert bad.stderr.startswith("make_shards: ")
-    assert bad.stderr.count("\n") == 1
+    assert (tmp_path / "out" / "folder.md").read_text().startswith("# A folder of images")
+    one = job(root, *words, "--shuffle-seed", "1", "--limit", "1")
+    assert one.stdout.splitlines()[-1].endswith("1 samples of 2 classes in 1 shards")
+    for name, message in (
+        ("imagenet", "expected synset folders"),
+        ("image_net", "did you mean 'imagenet'?"),
+    ):
+        bad = job(root, name, tmp_path / "src", tmp_path / "out")
+        assert bad.returncode != 0
+        assert bad.stderr.startswith("make_shards: ")
+        assert message in bad.stderr
+        assert bad.stderr.count("\n") == 1

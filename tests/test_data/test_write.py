@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from fvit_ray.data.shards import count_samples, expand, read_index, read_samples
-from fvit_ray.data.write import Item, make_shards, write_shard, write_shards
+from fvit_ray.data.write import (
+    UNLABELLED,
+    Entry,
+    Item,
+    ShardTask,
+    make_shard,
+    write_shard,
+    write_shards,
+)
 
 
 def items(count: int = 5) -> list[Item]:
@@ -114,11 +123,57 @@ def test_an_index_that_is_none_is_ignored(tmp_path: Path) -> None:
     )
 
 
-def test_make_shards_says_what_it_did(tmp_path: Path) -> None:
-    lines: list[str] = []
-    make_shards(
-        lambda source, progress: (iter(items()), ["a"]), tmp_path, tmp_path, "p", 3, lines.append
+def test_parts_have_shards_of_their_own(tmp_path: Path) -> None:
+    parts = [Item(f"{p}/k{i}", 0, {"jpg": b"x"}, p) for i in range(3) for p in ("fog/1", "fog/2")]
+    index = write_shards(parts, tmp_path, prefix="c", per_shard=2, class_names=["a"])
+    assert list(index) == [f"c-fog-{s}-00000{n}.tar" for s in (1, 2) for n in (0, 1)]
+    read = [s.key for url in expand(str(tmp_path)) for s in read_samples(url)]
+    assert read == ["fog/1/k0", "fog/1/k1", "fog/1/k2", "fog/2/k0", "fog/2/k1", "fog/2/k2"]
+    fewer = write_shards(parts[1::2][:2], tmp_path, prefix="c", per_shard=2, class_names=["a"])
+    assert list(fewer) == ["c-fog-2-000000.tar"]  # its second shard is gone, the other part stays
+    left = ["c-fog-1-000000.tar", "c-fog-1-000001.tar", "c-fog-2-000000.tar"]
+    assert sorted(read_index(str(tmp_path))) == left
+
+
+def test_shards_may_be_made_in_any_order(tmp_path: Path) -> None:
+    def backwards(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, Entry, bool]]:
+        return map(make_shard, reversed(tasks))
+
+    write(tmp_path / "a", items())
+    write_shards(
+        items(),
+        tmp_path / "b",
+        prefix="p",
+        per_shard=2,
+        class_names=["a", "b", "c"],
+        run=backwards,
     )
-    assert lines[-1] == f"{tmp_path}: 5 samples of 1 classes in 2 shards"
-    with pytest.raises(ValueError, match="--per-shard 0"):
-        make_shards(lambda s, p: (iter(()), []), tmp_path, tmp_path, "p", 0, lines.append)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+class Lazy:
+    """Contents whose token may change."""
+
+    def __init__(self, contents: bytes, token: str) -> None:
+        self.contents, self.name, self.reads = contents, token, 0
+
+    def token(self) -> str:
+        return self.name
+
+    def read(self) -> bytes:
+        self.reads += 1
+        return self.contents
+
+
+def test_made_contents_are_made_only_when_they_changed(tmp_path: Path) -> None:
+    def written(lazy: Lazy) -> int:
+        item = Item("k", UNLABELLED, {"png": lazy})
+        write_shards([item], tmp_path, prefix="p", per_shard=2, class_names=[])
+        return lazy.reads
+
+    assert written(Lazy(b"1", "v1")) == 1
+    assert written(Lazy(b"?", "v1")) == 0
+    assert written(Lazy(b"2", "v2")) == 1
+    (sample,) = read_samples(str(tmp_path / "p-000000.tar"))
+    assert sample.fields == {"png": b"2", "cls": b"-1"}
