@@ -129,7 +129,7 @@ def config_of(
 def score_part(config: Config, start: int, stop: int) -> tuple[Parts, dict[str, float]]:
     """Evaluate images start..stop: per-image columns by condition and method; seconds by stage."""
     evaluator = Evaluator(config)
-    if evaluator.device.type == "cpu":
+    if evaluator.networks.device.type == "cpu":
         torch.set_num_threads(1)  # as in an actor
     batches = {
         spec: images.load(SAMPLE, spec, stop, 10, start) for spec in evaluator.specs.values()

@@ -17,12 +17,14 @@ import yaml
 from pydantic import ValidationError
 
 from fvit_ray.config import SAMPLE, Config, ConfigError
-from fvit_ray.settings import Attack, Compute, Defence, Explain
+from fvit_ray.settings import Attack, Compute, Defence, Explain, Scores
 
-GROUPS = {"attack": Attack, "explain": Explain, "compute": Compute}
+GROUPS = {"attack": Attack, "explain": Explain, "scores": Scores, "compute": Compute}
 RUN_OPTIONS = {
     "config": "YAML file, or the bare name of one of the package's own",
     "out": "run folder; default runs/<name>-<fingerprint>",
+    "from": "finished run: score its stored maps, explain nothing again",
+    "export": "HDF5 file (vis, image, target) of every condition and explainer's maps",
     "address": "Ray cluster to join; default RAY_ADDRESS, else a local one",
     "dry_run": "print the plan, its forward passes, time and disk; run nothing",
     "strict": "exit non-zero when any sample could not be evaluated",
@@ -32,7 +34,7 @@ RUN_OPTIONS = {
 
 RUN_FLAGS = ("dry_run", "strict", "help")
 # leaves that mean true where no value is given
-FLAGS = ("random_weights", "maps", "attack.random_start")
+FLAGS = ("random_weights", "maps", "images", "attack.random_start")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Command:
     config: Config
     out: Path
     address: str | None = None
+    export: Path | None = None
     dry_run: bool = False
     strict: bool = False
 
@@ -63,10 +66,18 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
         print(usage(default))
         raise SystemExit(0)
     other_data = any(name == "data" and value != SAMPLE for name, value in overrides)
-    if "config" in run:
+    if "from" in run:
+        tree = stored_tree(Path(str(run["from"])), read_yaml(str(run.get("config", default))))
+        allowed = ("scores.", "name", "examples", "compute.actors")
+        for name, _ in overrides:
+            if not name.startswith(allowed):
+                raise ConfigError(f"--{name}: is the stored run's; --from lets scores.* be chosen")
+    elif "config" in run:
         tree = read_yaml(str(run["config"]))
     else:
         tree = {} if other_data else read_yaml(default)
+    if "export" in run:
+        overrides.append(("images", True))
     config = build(tree, overrides)
     slug = "".join(c if c.isalnum() else "-" for c in config.name.lower()).strip("-")
     out = run.get("out") or f"runs/{slug}-{config.fingerprint()[:8]}"
@@ -74,9 +85,26 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
         config,
         Path(str(out)),
         run.get("address"),
+        Path(str(run["export"])) if "export" in run else None,
         bool(run.get("dry_run")),
         bool(run.get("strict")),
     )
+
+
+def stored_tree(folder: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a finished run, with the scores and the name of `tree`."""
+    try:
+        document = json.loads((folder / "run.json").read_text())
+        config, status = document["config"], document["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--from {folder}: holds no readable run.json of a run") from None
+    if status != "complete":
+        raise ConfigError(f"--from {folder}: is not finished; run it to its end first")
+    if not config.get("maps") or not config.get("explainers"):
+        raise ConfigError(f"--from {folder}: stored no maps; run it with explainers and --maps")
+    new = {"maps_from": str(folder.resolve()), "maps": False, "images": False}
+    same = {key: tree[key] for key in ("name", "scores") if key in tree}
+    return {**config, **same, **new}
 
 
 def leaf_value(name: str, values: list[Any]) -> Any:

@@ -21,7 +21,9 @@ from fvit_ray.settings import (
     Frozen,
     MaybeCount,
     Names,
+    Scores,
     listed,
+    none,
 )
 
 SAMPLE = "sample"
@@ -51,7 +53,12 @@ class Config(Frozen):
     )
     explainers: Names = Field((), description="explanation methods")
     explain: Explain = Field(default_factory=Explain)
+    scores: Scores = Field(default_factory=Scores)
     maps: bool = Field(True, description="write the explanation maps")
+    images: bool = Field(False, description="write the images that were explained, too (--export)")
+    maps_from: Annotated[str | None, BeforeValidator(none)] = Field(
+        None, description="finished run whose maps are scored; set by --from"
+    )
     examples: int = Field(8, ge=0, description="samples whose images are kept for the report")
     seed: int = Field(0, ge=0, lt=2**63, description="of every noise")
     compute: Compute = Field(default_factory=Compute)
@@ -89,14 +96,44 @@ class Config(Frozen):
                     f"defences: {defence.denoiser!r} was trained on the sample's 32-pixel garments "
                     "and does not fit other data; name another denoiser, or `none`"
                 )
+        self._scores_fit()
         return self
+
+    def _scores_fit(self) -> None:
+        """Raise where a metric of the maps has nothing to work on."""
+        metrics, target = self.scores.metrics, self.explain.target
+        if metrics and not self.explainers:
+            raise ValueError("scores.metrics: there are no maps to score; name explainers")
+        if self.images and not self.explainers:
+            raise ValueError("images: no image is explained; name explainers")
+        if "consistency" in metrics:
+            if 0 not in self.attack.eps or len(self.attack.eps) < 2:
+                raise ValueError(
+                    "scores.metrics: consistency compares clean with attacked maps; attack.eps "
+                    "needs 0 and another radius"
+                )
+            if target in ("predicted", "per_trial"):
+                raise ValueError(
+                    "scores.metrics: consistency compares maps of one class; set explain.target "
+                    "to label"
+                )
+        if "class_specificity" in metrics and target != "label":
+            raise ValueError(
+                "scores.metrics: class_specificity asks for the label's object; set "
+                "explain.target to label"
+            )
+        if "class_specificity" in metrics and self.maps_from is not None:
+            raise ValueError(
+                "scores.metrics: class_specificity needs signed maps, which are not stored; run it "
+                "without --from"
+            )
 
     def canonical(self) -> dict[str, Any]:
         """All that a result depends on; how many actors and where to is left out."""
         tree = self.model_dump(mode="json")
         for key in ("actors", "chunk"):
             tree["compute"].pop(key)
-        for key in ("name", "examples"):
+        for key in ("name", "examples", "maps_from"):
             tree.pop(key)
         return tree
 

@@ -32,12 +32,13 @@ def describe_plan(config: Config, total: int | None) -> str:
     lines.append("image passes      planned        without shared work")
     for network in sorted(naive):
         lines.append(f"  {network:<20}{shared[network] * n:>10,}  {naive[network] * n:>14,}")
+    kind = evaluator.networks.device.type
     seconds = _seconds(evaluator, shared) * n
     slots = torch.cuda.device_count() or os.cpu_count() or 1
     actors = config.compute.actors or slots
     lines.append(
         f"time  about {_span(seconds / min(actors, slots))} on {actors} "
-        f"{evaluator.device.type} actor{'s' * (actors > 1)} of this machine, start-up not counted"
+        f"{kind} actor{'s' * (actors > 1)} of this machine, start-up not counted"
     )
     size = max(spec.size[0] * spec.size[1] for spec in specs)
     maps = len(cells) * len(config.explainers) * size * 2 * GZIP_SHARE * config.maps
@@ -47,30 +48,34 @@ def describe_plan(config: Config, total: int | None) -> str:
 
 def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
     """Seconds per sample of `passes`, timed on one call of each network (on a CPU, of 2 images)."""
-    threads, on_gpu = torch.get_num_threads(), evaluator.device.type == "cuda"
+    threads, on_gpu = torch.get_num_threads(), evaluator.networks.device.type == "cuda"
     if not on_gpu:
         torch.set_num_threads(1)  # as in an actor
     try:
         compute, spent = evaluator.config.compute, 0.0
-        share = {name: 1 / len(evaluator.models) for name in evaluator.models}
-        for name, model in evaluator.models.items():
+        share = {name: 1 / len(evaluator.networks.models) for name in evaluator.networks.models}
+        for name, model in evaluator.networks.models.items():
             size = compute.micro_batch if on_gpu else min(2, compute.micro_batch)
             shape = (size, 3, *evaluator.specs[name].size)
-            x = torch.rand(shape, device=evaluator.device, dtype=evaluator.dtype)
+            x = torch.rand(shape, device=evaluator.networks.device, dtype=evaluator.networks.dtype)
             forward = _time(partial(model, x)) / size
             both = _time(partial(_input_gradient, model, x)) / size
             plain = passes["classifier"] - passes["classifier backward"]
             spent += share[name] * (plain * forward + passes["classifier backward"] * both)
-        for defence, denoiser in evaluator.denoisers.items():
-            step = evaluator.steps[defence]
+        for defence, denoiser in evaluator.networks.denoisers.items():
+            step = evaluator.networks.steps[defence]
             if not passes["denoiser"] or step.t is None:
                 continue
             size = compute.denoise_batch if on_gpu else min(2, compute.denoise_batch)
             spec = next(iter(evaluator.specs.values()))
             side = denoiser.resolution or spec.size[0]
-            x = torch.rand((size, 3, side, side), device=evaluator.device, dtype=evaluator.dtype)
+            x = torch.rand(
+                (size, 3, side, side),
+                device=evaluator.networks.device,
+                dtype=evaluator.networks.dtype,
+            )
             each = _time(partial(_one_shot, denoiser, x, step.t)) / size
-            spent += passes["denoiser"] / len(evaluator.denoisers) * each
+            spent += passes["denoiser"] / len(evaluator.networks.denoisers) * each
     finally:
         torch.set_num_threads(threads)
     return spent

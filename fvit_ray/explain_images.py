@@ -173,7 +173,7 @@ class Grid:
     def __init__(self, config: Config, info: ModelInfo) -> None:
         self.config, self.info = config, info
         self.evaluator = Evaluator(config)
-        self.mapper = ClassMapper(config, self.evaluator.dtype, self.evaluator.meter)
+        self.mapper = ClassMapper(config, self.evaluator.networks.dtype, self.evaluator.meter)
         self.mapper.defended = BEST if BEST in config.explainers else config.explainers[-1]
         self.evaluator.mapper = self.mapper
         self.eps = config.attack.eps
@@ -205,7 +205,9 @@ class Grid:
     def _likeliest(self, pixels: Tensor) -> tuple[int, ...]:
         evaluator = self.evaluator
         with torch.inference_mode():
-            logits = evaluator.models[self.info.name](pixels.to(evaluator.device, evaluator.dtype))
+            logits = evaluator.networks.models[self.info.name](
+                pixels.to(evaluator.networks.device, evaluator.networks.dtype)
+            )
         count = min(LIKELIEST, self.info.num_classes)
         return tuple(logits[0].topk(count).indices.tolist())
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fvit_ray.batch import Batch
 from fvit_ray.config import Config, ConfigError
-from fvit_ray.explainers import explain, finish, supports
+from fvit_ray.explainers import explain, finish, supports, upsample
 from fvit_ray.models.load import Classifier, outline
 from fvit_ray.plan import Condition, explain_options
 from fvit_ray.registry import UnknownName
@@ -54,7 +54,8 @@ class Mapper:
         """Explain the trials (B, m, 3, H, W) of the conditions `cells`, whose outcomes get target
         and saliency; conditions that explain the same classes share the maps."""
         names = list(self.config.explainers)
-        keys = _trial_keys(batch, trials)
+        keys, size = _trial_keys(batch, trials), (trials.shape[-2], trials.shape[-1])
+        signed = "class_specificity" in self.config.scores.metrics
         shared: list[tuple[Tensor, dict[str, Tensor]]] = []
         for cell in cells:
             outcome = outcomes[cell.condition_id]
@@ -66,7 +67,10 @@ class Mapper:
             same = (target == target[:, :1]).all(1)
             outcome.target = torch.where(same, target[:, 0], -1)
             for name, raw in maps.items():
-                outcome.saliency[name] = _aggregated(raw, cell, outcome, trials)
+                total = _aggregated(raw, cell, outcome)
+                outcome.saliency[name] = finish(total, size).half()
+                if signed:
+                    outcome.signed[name] = upsample(total, size)
 
     def _target(self, outcome: Outcome, logits: Tensor, label: Tensor) -> Tensor:
         """The class explained in every trial (B, m)."""
@@ -131,13 +135,13 @@ class ClassMapper(Mapper):
     ) -> None:
         """Explain each of the classes in the trials (B, m, 3, H, W), once for all `cells`."""
         names = [self.defended] if cells[0].defended else list(self.config.explainers)
-        keys = _trial_keys(batch, trials)
+        keys, size = _trial_keys(batch, trials), (trials.shape[-2], trials.shape[-1])
         for index in self.classes:
             target = torch.full(logits.shape[:2], index, device=logits.device)
             for name, raw in self._maps(model, trials, keys, target, names).items():
                 for cell in cells:
                     outcome = outcomes[cell.condition_id]
-                    saliency = _aggregated(raw, cell, outcome, trials)
+                    saliency = finish(_aggregated(raw, cell, outcome), size).half()
                     outcome.saliency[f"{name}/{index}"] = saliency
 
 
@@ -145,8 +149,7 @@ def _trial_keys(batch: Batch, trials: Tensor) -> list[str]:
     return [f"{key}/{trial}" for key in batch.keys for trial in range(trials.shape[1])]
 
 
-def _aggregated(raw: Tensor, cell: Condition, outcome: Outcome, trials: Tensor) -> Tensor:
-    """Raw maps of the trials (B, m, h, w) -> saliency (B, H, W) in [0, 1]."""
+def _aggregated(raw: Tensor, cell: Condition, outcome: Outcome) -> Tensor:
+    """Raw maps of the trials (B, m, h, w) -> (B, h, w); zeros where the network failed."""
     total = aggregate_maps(raw, cell.defence.map_aggregation)
-    total = total.masked_fill(~outcome.valid.view(-1, 1, 1), 0)  # never NaN in a file
-    return finish(total, (trials.shape[-2], trials.shape[-1]))
+    return total.masked_fill(~outcome.valid.view(-1, 1, 1), 0)  # never NaN in a file

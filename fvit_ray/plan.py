@@ -10,12 +10,17 @@ from itertools import product
 from typing import Any, Literal
 
 from fvit_ray.config import Config
+from fvit_ray.denoisers.kandinsky22 import PIPELINE_PASSES
 from fvit_ray.explainers import Options, passes
+from fvit_ray.metrics.insertion import STEPS
+from fvit_ray.metrics.perturbation import FRACTIONS, ORDERS
+from fvit_ray.metrics.sensitivity_n import FRACTIONS as SETS
 from fvit_ray.names import eps_name
 from fvit_ray.settings import Defence
 from fvit_ray.smoothing.schedule import linear_alphas_cumprod, resolve
 
 Forwards = Counter[str]  # network -> image passes
+REMOVALS = ("perturbation", "saco", "insertion_deletion", "sensitivity_n")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Condition:
         config, d = self.config, self.defence
         dds = {
             "weights": d.weights,
+            "resolution": d.resolution,
+            "mode": d.mode,
             "schedule": d.schedule,
             "sigma": d.sigma,
             "sigma_pixel": None,
@@ -72,6 +79,8 @@ def _defence_name(defence: Defence) -> str:
         return "none"
     sigma = "auto" if defence.sigma is None else f"{defence.sigma:.4g}"
     parts = [defence.denoiser, defence.schedule, f"s{sigma}", f"m{defence.trials}"]
+    parts += [f"{defence.resolution}px"] * (defence.resolution is not None)
+    parts += [defence.mode] if defence.mode else []
     parts += ["nodenoise"] * (not defence.denoise) + ["nosmooth"] * (not defence.smooth)
     parts += ["pixelnoise"] * (defence.noise_space == "pixel")
     parts += ["commonnoise"] * defence.common_noise
@@ -130,6 +139,8 @@ def _passes(defence: Defence) -> int:
     step = resolve(defence.schedule, defence.sigma, linear_alphas_cumprod())
     if step.t is None:
         return 0
+    if defence.mode == "pipeline":
+        return PIPELINE_PASSES
     return step.t + 1 if step.chain else 1
 
 
@@ -159,6 +170,9 @@ def forwards(config: Config, clean_groups: int = 1) -> tuple[Forwards, Forwards]
         shared["denoiser"] += sum(d.trials * _passes(d) for d in sets) if eps else 0
     if 0 in config.attack.eps:
         shared["denoiser"] += clean_groups * sum(d.trials * _passes(d) for d in sets)
+    scored = _scored(config)
+    shared.update(scored)
+    naive.update(scored)
     alone = [passes([name], options) for name in config.explainers] or [(0, 0)]
     for condition in conditions(config):
         d = condition.defence
@@ -168,3 +182,34 @@ def forwards(config: Config, clean_groups: int = 1) -> tuple[Forwards, Forwards]
             naive["classifier backward"] += attack + trials * one_backward
             naive["denoiser"] += trials * _passes(d) if condition.defended else 0
     return shared, naive
+
+
+def removal_copies(config: Config) -> int:
+    """Masked copies per image and map that the metrics classify."""
+    scores = config.scores
+    return sum(
+        {
+            "perturbation": len(ORDERS) * len(FRACTIONS),
+            "saco": scores.groups + 1,
+            "insertion_deletion": 2 * (STEPS + 1),
+            "sensitivity_n": scores.subsets * len(SETS) + 1,
+        }.get(metric, 0)
+        for metric in scores.metrics
+    )
+
+
+def _scored(config: Config) -> Forwards:
+    """Image passes per sample of the metrics that remove pixels."""
+    passes: Forwards = Counter()
+    scores = config.scores
+    for condition in conditions(config):
+        d = condition.defence
+        defended = condition.defended and scores.classifier == "defended"
+        many = condition.defended and (defended or scores.image == "denoised")
+        copies = removal_copies(config) * len(config.explainers)
+        # the unmasked image is classified anew where the condition's prediction is another's
+        seen = scores.image == "denoised" or (scores.image == "attacked" and not condition.defended)
+        copies += "perturbation" in scores.metrics and not seen
+        passes["classifier"] += copies * (d.trials if many else 1)
+        passes["denoiser"] += copies * d.trials * _passes(d) if defended else 0
+    return passes

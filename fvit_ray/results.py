@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ class Meter:
 
     forwards: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _inside: float = 0.0  # seconds of the stages within the present one
 
     def clear(self) -> None:
         self.forwards.clear()
@@ -29,9 +30,14 @@ class Meter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - started
+        """Count the seconds of a `with` block, without those of stages inside it."""
+        started, inside, self._inside = time.perf_counter(), self._inside, 0.0
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[name] += spent - self._inside
+            self._inside = inside + spent
 
 
 @dataclass
@@ -43,20 +49,30 @@ class Outcome:
     prob_pred: Tensor  # (B,)
     top5_correct: Tensor  # (B,) bool
     valid: Tensor  # (B,) bool; False where the network returned NaN or inf
+    prob_other: Tensor | None = None  # (B,) of the second object's class, where there is one
     target: Tensor | None = None  # (B,) explained class; -1 where it differs by trial
-    saliency: dict[str, Tensor] = field(default_factory=dict)  # explainer -> (B, H, W) in [0, 1]
+    # explainer -> (B, H, W) in [0, 1], in half precision as it is stored
+    saliency: dict[str, Tensor] = field(default_factory=dict)
+    # explainer -> (B, H, W) with its sign, on no scale; only where a metric reads it
+    signed: dict[str, Tensor] = field(default_factory=dict)
+    # explainer -> metric -> column -> (B,), `valid` among the columns
+    scores: dict[str, dict[str, dict[str, Tensor]]] = field(default_factory=dict)
 
-    def first(self, count: int) -> Outcome:
-        """The outcome of the first `count` samples."""
-        saliency = {name: maps[:count] for name, maps in self.saliency.items()}
-        tensors = {n: v[:count] for n, v in vars(self).items() if torch.is_tensor(v)}
-        return Outcome(**tensors, saliency=saliency)
+    def map(self, change: Callable[[Tensor], Tensor]) -> Outcome:
+        """The outcome with every tensor changed; `signed`, which only metrics read, is left out."""
+        tensors: dict[str, Any] = {
+            n: change(v) for n, v in vars(self).items() if torch.is_tensor(v)
+        }
+        return Outcome(
+            **tensors, saliency=_deep(self.saliency, change), scores=_deep(self.scores, change)
+        )
 
-    def cpu(self) -> Outcome:
-        """On the CPU, maps in half precision as they are stored."""
-        tensors = {n: v.cpu() for n, v in vars(self).items() if torch.is_tensor(v)}
-        saliency = {name: maps.half().cpu() for name, maps in self.saliency.items()}
-        return Outcome(**tensors, saliency=saliency)
+
+def _deep(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tree of dictionaries with every tensor changed."""
+    if torch.is_tensor(tree):
+        return change(tree)
+    return {name: _deep(part, change) for name, part in tree.items()}
 
 
 @dataclass
@@ -68,12 +84,17 @@ class Results:
     columns: dict[str, dict[str, Any]]  # condition_id -> CONDITION's columns
     outcomes: dict[str, Outcome]
     examples: dict[str, Tensor]  # "clean/<model>", ... -> (k, ..., H, W, 3) uint8
+    images: dict[str, Tensor] = field(default_factory=dict)  # "<model>/<eps>" -> (B, 3, H, W)
 
     def first(self, count: int) -> Results:
         """The results of the first `count` samples: without a block's padding."""
-        examples = {name: images[:count] for name, images in self.examples.items()}
-        outcomes = {name: outcome.first(count) for name, outcome in self.outcomes.items()}
-        return Results(self.keys[:count], self.label[:count], self.columns, outcomes, examples)
+
+        def cut(x: Tensor) -> Tensor:
+            return x[:count]
+
+        outcomes = {name: outcome.map(cut) for name, outcome in self.outcomes.items()}
+        kept = _deep(self.examples, cut), _deep(self.images, cut)
+        return Results(self.keys[:count], cut(self.label), self.columns, outcomes, *kept)
 
     def rows(self) -> list[dict[str, Any]]:
         """One tidy row per (sample, condition); `at` is the sample's place in the batch."""
@@ -95,25 +116,43 @@ class Results:
                 )
         return rows
 
+    def score_rows(self) -> list[dict[str, Any]]:
+        """One tidy row per (sample, condition, explainer), with a null where a map has no score."""
+        rows = []
+        for i, key in enumerate(self.keys):
+            for name, outcome in self.outcomes.items():
+                if outcome.target is None:
+                    continue
+                head = {"key": key, "at": i, **self.columns[name], "label": int(self.label[i])}
+                head |= {"pred": int(outcome.pred[i]), "target": int(outcome.target[i])}
+                for explainer, metrics in outcome.scores.items():
+                    row = head | {"explainer": explainer}
+                    for columns in metrics.values():
+                        if bool(columns["valid"][i]):
+                            row |= {n: v[i].item() for n, v in columns.items() if n != "valid"}
+                    rows.append(row)
+        return rows
+
 
 def join(blocks: list[Results]) -> Results:
     """Concatenate the results of consecutive blocks."""
     first = blocks[0]
 
     def cat(parts: list[Any]) -> Any:
-        return None if parts[0] is None else torch.cat(parts)
+        """Concatenate trees of one shape; an empty one (no examples kept) adds nothing."""
+        if torch.is_tensor(parts[0]):
+            return torch.cat(parts)
+        if not isinstance(parts[0], dict):
+            return parts[0]
+        return {name: cat([part[name] for part in parts if part]) for name in parts[0]}
 
-    fields = ("pred", "prob_label", "prob_pred", "top5_correct", "valid", "target")
     outcomes = {}
-    for name, outcome in first.outcomes.items():
-        same = [block.outcomes[name] for block in blocks]
-        outcomes[name] = Outcome(
-            **{field: cat([getattr(o, field) for o in same]) for field in fields},
-            saliency={e: cat([o.saliency[e] for o in same]) for e in outcome.saliency},
-        )
+    for name in first.outcomes:
+        same = [vars(block.outcomes[name]) for block in blocks]
+        outcomes[name] = Outcome(**{field: cat([o[field] for o in same]) for field in same[0]})
     keys = tuple(key for block in blocks for key in block.keys)
-    examples = {n: cat([b.examples[n] for b in blocks if b.examples]) for n in first.examples}
-    return Results(keys, cat([b.label for b in blocks]), first.columns, outcomes, examples)
+    kept = cat([b.examples for b in blocks]), cat([b.images for b in blocks])
+    return Results(keys, cat([b.label for b in blocks]), first.columns, outcomes, *kept)
 
 
 def to_uint8(images: Tensor) -> Tensor:

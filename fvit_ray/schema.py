@@ -2,8 +2,10 @@
 
     DIR/run.json                          the run document (`RUN_KEYS`)
     DIR/metrics/<shard>-<chunk>.parquet   rows, one per (sample, condition), or one per bad sample
+    DIR/scores/<shard>-<chunk>.parquet    rows, one per (sample, condition, explainer), if asked for
     DIR/maps/<shard>-<chunk>.h5           explanation maps and the images kept for the report
     DIR/summary.csv                       one line per condition (`SUMMARY`)
+    DIR/scores.csv                        one line per (condition, explainer, score) (`SCORES`)
     DIR/report.html                       self-contained
 
 The Parquet file of a chunk appears last and whole: its existence is the chunk's commit.
@@ -25,6 +27,8 @@ CONDITION = pa.schema(
         ("attack_label", pa.string()),
         ("denoiser", pa.string()),  # "none" without DDS
         ("weights", pa.string()),  # of the denoiser; null where it brings its own, or without DDS
+        ("resolution", pa.int32()),  # side of the denoiser's images; null for any, or without DDS
+        ("mode", pa.string()),  # pipeline, null_class; null for the default, or without DDS
         ("schedule", pa.string()),  # null without DDS, as are the next ten
         ("sigma", pa.float64()),
         ("sigma_pixel", pa.float64()),
@@ -59,12 +63,67 @@ ROW = pa.schema(
     ]
 )
 
+# What each metric says of one map; null where the map has no ranking (a constant one) or the metric
+# was not asked for. Units and ranges: fvit_ray/metrics/<metric>.py.
+_STEPS = [f"{step:02d}" for step in range(0, 100, 10)]
+SCORES_OF: dict[str, list[tuple[str, pa.DataType]]] = {
+    "segmentation": [
+        ("intersection_background", pa.int64()),
+        ("intersection_foreground", pa.int64()),
+        ("union_background", pa.int64()),
+        ("union_foreground", pa.int64()),
+        ("correct_pixels", pa.int64()),
+        ("pixels", pa.int64()),
+        ("average_precision", pa.float64()),
+        ("f1", pa.float64()),
+        ("pointing", pa.bool_()),
+    ],
+    "perturbation": [
+        *(
+            column
+            for order in ("positive", "negative")
+            for column in (
+                (f"{order}_auc", pa.float64()),
+                *((f"{order}_correct_{step}", pa.bool_()) for step in _STEPS),
+            )
+        )
+    ],
+    "consistency": [(name, pa.float64()) for name in ("cosine", "spearman", "top10", "ssim")],
+    "saco": [("saco", pa.float64())],
+    "insertion_deletion": [("deletion", pa.float64()), ("insertion", pa.float64())],
+    "sensitivity_n": [
+        ("sensitivity_n", pa.float64()),
+        *((f"sensitivity_{share}", pa.float64()) for share in (10, 30, 50, 70)),
+    ],
+    "class_specificity": [
+        *((name, pa.float64()) for name in ("share", "share_other", "margin", "area")),
+        ("dominant", pa.bool_()),  # the asked class is the likelier one of the two
+        ("recognised", pa.bool_()),  # the prediction is one of the two classes
+    ],
+}
+
+SCORE = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("position", pa.int64()),
+        *CONDITION,
+        ("label", pa.int32()),
+        ("pred", pa.int32()),
+        ("explainer", pa.string()),
+        ("target", pa.int32()),  # the explained class; -1 if it differs by trial
+        *(column for columns in SCORES_OF.values() for column in columns),
+    ]
+)
+
 # An HDF5 maps file. Attributes of the root: schema_version, fingerprint, shard, chunk.
 #   keys                                (n,) str, the good samples in row order
 #   label                               (n,) int32
 #   saliency/<condition_id>/<explainer> (n, H, W) float16 in [0, 1], min-max per sample,
 #                                       gzip, one HDF5 chunk per sample
 #   target/<condition_id>               (n,) int32, the explained class; -1 if it differs by trial
+#   images/<model>/<eps>                (n, 3, H, W) float32, what was explained (if asked for),
+#                                       <model> and <eps> as in `names`
 #   examples/keys                       (k,) str, the samples whose images are kept
 #   examples/clean/<model>              (k, H, W, 3) uint8, <model> as in `names.group_name`
 #   examples/adversarial/<model>/<eps>  (k, H, W, 3) uint8, <eps> as in `names.eps_name`
@@ -84,6 +143,26 @@ SUMMARY = (
     "gain",  # top1 minus that of the same model and eps with denoiser "none"; empty for itself
     "gain_low",  # 95 % paired interval
     "gain_high",
+)
+
+# One line per (condition, explainer, score) of scores.csv: CONDITION's columns, then these.
+SCORES = (
+    "explainer",
+    "metric",
+    "score",  # of a data set, e.g. "miou", or a column's mean over images
+    "n",  # images with a value
+    "value",
+    "low",  # 95 % interval over images
+    "high",
+    "over_random",  # value minus that of explainer "random" of the same condition, paired
+    "over_random_low",
+    "over_random_high",
+    "gain",  # value minus that of the same explainer, model and eps with denoiser "none", paired
+    "gain_low",
+    "gain_high",
+    "ours",  # "vta" of the first defence at this model and eps, minus value; lines without DDS
+    "ours_low",
+    "ours_high",
 )
 
 # Keys of run.json. status: running | complete; `config` is the resolved tree; `random_weights`

@@ -24,7 +24,7 @@ Schedule = Literal[
 ]
 
 
-def _none(value: Any) -> Any:
+def none(value: Any) -> Any:
     """Accept the word none where None is meant."""
     return None if value in ("none", "null") else value
 
@@ -45,8 +45,8 @@ def listed(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
-MaybeNumber = Annotated[Number | None, BeforeValidator(_none)]
-MaybeCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none)]
+MaybeNumber = Annotated[Number | None, BeforeValidator(none)]
+MaybeCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Radii = Annotated[tuple[Number, ...], BeforeValidator(listed)]
 Aggregations = Annotated[tuple[Literal["mean", "vote"], ...], BeforeValidator(listed)]
@@ -100,8 +100,14 @@ class Defence(Frozen):
     """What stands before the classifier: nothing (`denoiser: none`), or DDS with m trials."""
 
     denoiser: str = Field("none", description="none, a registered denoiser, or module:function")
-    weights: Annotated[str | None, BeforeValidator(_none)] = Field(
-        None, description="folder or file of the denoiser"
+    weights: Annotated[str | None, BeforeValidator(none)] = Field(
+        None, description="folder, file or hub repository of the denoiser"
+    )
+    resolution: MaybeCount = Field(None, description="side of its images; none: its own")
+    mode: Annotated[Literal["pipeline", "null_class"] | None, BeforeValidator(none)] = Field(
+        None,
+        description="pipeline: kandinsky22's image-to-image, 30 guided steps; null_class: what "
+        "ldm is fed instead of a zero vector",
     )
     schedule: Schedule = Field("carlini", description="how sigma becomes a step t")
     sigma: MaybeNumber = Field(
@@ -142,6 +148,23 @@ class Defence(Frozen):
         if not value or len(set(value)) != len(value):
             raise ValueError("name at least one of mean, vote, each once")
         return value
+
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """What the denoiser's `build` is given beside its weights, where it is set."""
+        given = {"resolution": self.resolution, "mode": self.mode}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        owner = {"pipeline": "kandinsky22", "null_class": "ldm"}.get(self.mode or "")
+        if owner and ":" not in self.denoiser and self.denoiser != owner:
+            raise ValueError(f"mode: {self.denoiser!r} has no {self.mode}; {owner} has it")
+        if self.mode == "pipeline" and self.schedule in ("chain", "diffpure"):
+            raise ValueError(f"mode: pipeline walks its own chain, not that of {self.schedule!r}")
+        if self.resolution and self.denoiser.startswith(("sample_", "none")):
+            raise ValueError(f"resolution: {self.denoiser!r} takes images as they are")
+        return self
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -184,6 +207,53 @@ class Explain(Frozen):
         if isinstance(target, int) and target < 0:
             raise ValueError(f"{target} is not a class index")
         return target
+
+
+METRICS = (
+    "segmentation",
+    "perturbation",
+    "consistency",
+    "saco",
+    "insertion_deletion",
+    "sensitivity_n",
+    "class_specificity",
+)
+
+
+class Scores(Frozen):
+    """How faithful the maps are: the metrics, and what they leave open (protocol 4 to 6)."""
+
+    metrics: Names = Field((), description=f"of {', '.join(METRICS)}")
+    image: Literal["denoised", "attacked", "clean"] = Field(
+        "denoised",
+        description="whose pixels are removed; denoised: the condition's own trials, which without "
+        "DDS are the attacked image",
+    )
+    classifier: Literal["undefended", "defended"] = Field(
+        "undefended", description="that sees images with removed pixels"
+    )
+    mask_value: Literal["black", "mean"] = Field("black", description="of removed pixels")
+    groups: int = Field(10, ge=2, description="K of saco")
+    subsets: int = Field(100, ge=2, description="random sets of each size of sensitivity_n")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in METRICS:
+                raise ValueError(f"{name!r} is none of {', '.join(METRICS)}")
+        if len(set(names)) != len(names):
+            raise ValueError("name each metric once")
+        return names
+
+    @model_validator(mode="after")
+    def _denoised_once(self) -> Self:
+        if self.classifier == "defended" and self.image == "denoised":
+            raise ValueError(
+                "classifier: defended denoises what it is given; set scores.image to attacked or "
+                "clean"
+            )
+        return self
 
 
 class Compute(Frozen):

@@ -111,13 +111,15 @@ def test_against_a_plain_loop_over_images(batch: Batch) -> None:
     config = config_of(compute={"micro_batch": 5, "denoise_batch": 5, "dtype": "float64"})
     evaluator = Evaluator(config)
     rows = by_sample(evaluator(part(batch, [0, 1, 2])))
-    model, eps = evaluator.models["sample_vit"], 8 / 255
-    (denoiser,), (step,) = evaluator.denoisers.values(), evaluator.steps.values()
+    model, eps = evaluator.networks.models["sample_vit"], 8 / 255
+    (denoiser,), (step,) = evaluator.networks.denoisers.values(), evaluator.networks.steps.values()
     abar = denoiser.alphas_cumprod[step.t]
     for i in range(3):
         key, x, y = batch.keys[i], batch.image[i : i + 1].double(), batch.label[i : i + 1]
         start = rng.uniform(0, [key], "attack/eps8", 1, (3, 32, 32))[:, 0].double()
-        x_adv = attack(model, x, y, eps=eps, step_size=eps / 5, steps=2, noise=start)
+        x_adv = attack(
+            lambda x, step, f=model: f(x), x, y, eps=eps, step_size=eps / 5, steps=2, noise=start
+        )
         probs = []
         for trial in range(2):
             n = rng.normal(0, [key], "dds/eps8", 2, (3, 32, 32))[:, trial].double()

@@ -72,7 +72,7 @@ def test_the_grid_holds_what_an_evaluation_says(
     assert "away from bag" in figure["notes"][0]
     for at, index in enumerate((8, 3)):
         evaluator, expected = plain(garment, index)
-        names = evaluator.models["sample_vit"].info.class_names
+        names = evaluator.networks.models["sample_vit"].info.class_names
         assert names is not None
         for row, eps in zip(figure["rows"][2 * at :], (0, 8 / 255), strict=False):
             bare, dds = (

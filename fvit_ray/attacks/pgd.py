@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from fvit_ray.attacks.base import Attacked, Loss, OnLoss, ball, objective
 
 
 def attack(
-    model: Callable[[Tensor], Tensor],
+    model: Attacked,
     x: Tensor,
     y: Tensor,
     *,
@@ -18,21 +17,26 @@ def attack(
     step_size: float,
     steps: int,
     noise: Tensor | None = None,
+    loss: Loss = "ce",
+    on_loss: OnLoss | None = None,
 ) -> Tensor:
     """Maximise cross-entropy inside the L-inf ball of radius `eps` around `x`.
 
-    x:     (B, 3, H, W) pixels in [0, 1]; `model` normalises by itself
-    y:     (B,) labels to move away from
-    noise: (B, 3, H, W) in [-1, 1], the random start; drawn by the caller from the per-image seed
+    model:   pixels and the attack's step 0 .. steps - 1 -> logits; it normalises by itself.
+             Where it draws noise at every step this is EOT-PGD (Athalye et al., 2018)
+    x:       (B, 3, H, W) pixels in [0, 1]
+    y:       (B,) labels to move away from
+    noise:   (B, 3, H, W) in [-1, 1], the random start; drawn by the caller from the image's key
+    on_loss: called with the step and the losses (B,) there
     Returns x_adv (B, 3, H, W) in [0, 1] with |x_adv - x| <= eps.
     """
-    low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+    low, high = ball(x, eps)
     x_adv = x if noise is None else (x + eps * noise).clamp(0, 1)
-    for _ in range(steps):
+    for step in range(steps):
         x_adv = x_adv.detach().requires_grad_()
-        logits = model(x_adv)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(logits, y, reduction="sum")  # sum: no 1/B in the gradient
-        (grad,) = torch.autograd.grad(loss, x_adv)
+        losses = objective(model(x_adv, step), y, loss)
+        (grad,) = torch.autograd.grad(losses.sum(), x_adv)  # sum: no 1/B in the gradient
+        if on_loss is not None:
+            on_loss(step, losses.detach())
         x_adv = (x_adv + step_size * grad.sign()).clamp(low, high)
     return x_adv.detach()

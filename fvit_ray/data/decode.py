@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -17,6 +18,7 @@ from fvit_ray.data.shards import RawSample
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "gif")
 LABEL = "cls"
 MASK = "mask.png"
+OTHER = "other."  # before a member: of the second object, where an image holds two
 MAX_PIXELS = 80_000_000  # of one image; more is taken for a decompression bomb
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "MPO")  # none that runs programs
@@ -36,6 +38,7 @@ class DecodedSample:
     label:  None if it is what is wrong
     images: one (H, W, 3) uint8 per preprocessing; empty for a bad sample
     masks:  one (H, W) bool per preprocessing, True on the object; None where there is no mask
+    other, other_masks: class and masks of a second object; None where the data has none
     error:  one line; None for a good sample
     """
 
@@ -45,6 +48,8 @@ class DecodedSample:
     images: list[Pixels] = field(default_factory=list)
     masks: list[Mask] | None = None
     error: str | None = None
+    other: int | None = None
+    other_masks: list[Mask] | None = None
 
 
 def _line(error: Exception) -> str:
@@ -134,11 +139,13 @@ def decode_image(data: bytes) -> Pixels:
         raise DecodeError(f"image: {_line(error)}") from None
 
 
-def decode_label(fields: Mapping[str, bytes], num_classes: int | None = None) -> int:
+def decode_label(
+    fields: Mapping[str, bytes], num_classes: int | None = None, member: str = LABEL
+) -> int:
     """The class index in the member `cls`, in [0, num_classes); raises DecodeError."""
-    if LABEL not in fields:
-        raise DecodeError(f"label: no member .{LABEL}")
-    text = fields[LABEL].decode("utf-8", "backslashreplace").strip()
+    if member not in fields:
+        raise DecodeError(f"label: no member .{member}")
+    text = fields[member].decode("utf-8", "backslashreplace").strip()
     if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise DecodeError(f"label: {text[:40]!r} is not an integer")
     last = (1 << 31) - 1 if num_classes is None else num_classes - 1
@@ -168,38 +175,58 @@ def _image_field(fields: Mapping[str, bytes]) -> bytes:
     raise DecodeError(f"image: no member {'|'.join(EXTENSIONS)}, only {there}")
 
 
-def _pixels(raw: RawSample, specs: Sequence[Preprocess]) -> tuple[list[Pixels], list[Mask] | None]:
-    image = decode_image(_image_field(raw.fields))
-    images = [apply(image, spec) for spec in specs]
-    if MASK not in raw.fields:
-        return images, None
-    mask = decode_mask(raw.fields[MASK])
-    if mask.shape != image.shape[:2]:
-        sizes = [f"{w} x {h}" for h, w in (mask.shape, image.shape[:2])]
+def _masks(fields: Mapping[str, bytes], member: str, shape: tuple[int, int]) -> Mask | None:
+    if member not in fields:
+        return None
+    mask = decode_mask(fields[member])
+    if mask.shape != shape:
+        sizes = [f"{w} x {h}" for h, w in (mask.shape, shape)]
         raise DecodeError(f"mask: {sizes[0]} pixels, but the image has {sizes[1]}")
-    return images, [apply_mask(mask, spec) for spec in specs]
+    return mask
 
 
 def decode_sample(
-    raw: RawSample, specs: Sequence[Preprocess], num_classes: int | None = None
+    raw: RawSample,
+    specs: Sequence[Preprocess],
+    num_classes: int | None = None,
+    needs: Sequence[str] = (),
 ) -> DecodedSample:
     """Decode and preprocess one sample; never raises for bad contents, see `DecodedSample.error`.
 
-    The mask must have the size of the upright image.
+    needs: members that this run cannot do without (`MASK`, ...); a sample without them is bad
+
+    A mask must have the size of the upright image.
     """
     problems = [raw.error] if raw.error else []
     label: int | None = None
-    images: list[Pixels] = []
-    masks: list[Mask] | None = None
+    parts: dict[str, Any] = {}
     if not problems:
+        problems += [f"{name}: the sample has no member .{name}" for name in _missing(raw, needs)]
         try:
             label = decode_label(raw.fields, num_classes)
+            if OTHER + LABEL in raw.fields:
+                parts["other"] = decode_label(raw.fields, num_classes, OTHER + LABEL)
         except DecodeError as error:
             problems.append(str(error))
         try:
-            images, masks = _pixels(raw, specs)
+            parts |= _pixels(raw, specs)
         except (ValueError, MemoryError) as error:
             problems.append(_line(error))
     if problems:
         return DecodedSample(raw.key, raw.position, label, error="; ".join(problems))
-    return DecodedSample(raw.key, raw.position, label, images, masks)
+    return DecodedSample(raw.key, raw.position, label, **parts)
+
+
+def _missing(raw: RawSample, needs: Sequence[str]) -> list[str]:
+    return [name for name in needs if name not in raw.fields]
+
+
+def _pixels(raw: RawSample, specs: Sequence[Preprocess]) -> dict[str, Any]:
+    """The image, its mask and the second object's mask in every preprocessing."""
+    image = decode_image(_image_field(raw.fields))
+    parts: dict[str, Any] = {"images": [apply(image, spec) for spec in specs]}
+    for name, member in (("masks", MASK), ("other_masks", OTHER + MASK)):
+        mask = _masks(raw.fields, member, image.shape[:2])
+        if mask is not None:
+            parts[name] = [apply_mask(mask, spec) for spec in specs]
+    return parts

@@ -13,7 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-SAMPLE = "sample"
+# names of the package's own shards -> their folder in fvit_ray/sample
+OWN = {"sample": "data", "sample_pairs": "data_pairs"}
 ENDINGS = (".tar.gz", ".tar", ".tgz")
 MAX_SHARDS = 1_000_000
 
@@ -28,11 +29,12 @@ class ShardError(ValueError):
 def expand(pattern: str) -> list[str]:
     """All shards that `pattern` names, in order.
 
-    `sample`, a path or URL with {000000..000049} or {train,val}, a local glob, or a folder of
-    shards. Raises ShardError for a local shard that is not there or a URL nobody can open.
+    `sample`, `sample_pairs`, a path or URL with {000000..000049} or {train,val}, a local glob or a
+    folder of shards. Raises ShardError for a local shard that is not there or a URL that nobody can
+    open.
     """
-    if pattern == SAMPLE:
-        pattern = str(resources.files("fvit_ray") / "sample" / "data")
+    if pattern in OWN:
+        pattern = str(resources.files("fvit_ray") / "sample" / OWN[pattern])
     urls: list[str] = []
     for name in _unfold(pattern):
         urls += [name] if _is_remote(name) else _local(name)

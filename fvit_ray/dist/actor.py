@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from fvit_ray import schema
 from fvit_ray.batch import Batch
 from fvit_ray.config import Config
 from fvit_ray.data.decode import DecodedSample
@@ -20,6 +21,7 @@ from fvit_ray.evaluate import Evaluator
 from fvit_ray.results import Results
 from fvit_ray.sinks.hdf5 import write_maps
 from fvit_ray.sinks.parquet import write_rows
+from fvit_ray.stored import stored_outcomes
 
 
 class EvaluateChunk:
@@ -69,12 +71,18 @@ class EvaluateChunk:
         rows: list[dict[str, Any]] = []
         good = [i for i, sample in enumerate(samples) if sample.error is None]
         if good:
+            name, notes = chunk_name(shard, chunk), self._notes(shard, chunk, last)
             shows = shard == self.first_shard and chunk == 0
-            results = self.evaluator(self._batches(samples), self.config.examples if shows else 0)
+            stored = None
+            if self.config.maps_from is not None:
+                stored = stored_outcomes(Path(self.config.maps_from), name, samples)
+            examples = self.config.examples if shows else 0
+            results = self.evaluator(self._batches(samples), examples, stored)
             rows = [r for r in results.rows() if samples[r["at"]].error is None]
             if self.config.maps:
-                name = chunk_name(shard, chunk)
-                self._write_maps(name, results, good, self._notes(shard, chunk, last))
+                self._write_maps(name, results, good, notes)
+            if self.config.scores.metrics:
+                self._write_scores(name, results, samples, notes)
         for at, sample in enumerate(samples):
             if sample.error is not None:
                 rows.append(
@@ -92,8 +100,16 @@ class EvaluateChunk:
             blank = np.zeros((*spec.size, 3), dtype=np.uint8)
             images = np.stack([s.images[at] if s.error is None else blank for s in samples])
             pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-            batches[spec] = Batch(keys, pixels, label)
+            batches[spec] = Batch(keys, pixels, label, **_objects(samples, at, spec.size))
         return batches
+
+    def _write_scores(
+        self, name: str, results: Results, samples: list[DecodedSample], notes: dict[str, str]
+    ) -> None:
+        rows = [r for r in results.score_rows() if samples[r["at"]].error is None]
+        for r in rows:
+            r |= {"shard": notes["shard"], "position": samples[r["at"]].position}
+        write_rows(self.out / "scores" / f"{name}.parquet", rows, notes, schema.SCORE)
 
     def _write_maps(
         self, name: str, results: Results, good: list[int], notes: dict[str, str]
@@ -109,4 +125,22 @@ class EvaluateChunk:
             {n: o.target.numpy()[good] for n, o in explained.items() if o.target is not None},
             {n: images.numpy()[good[:shown]] for n, images in results.examples.items()},
             notes,
+            {n: images.numpy()[good] for n, images in results.images.items()},
         )
+
+
+def _objects(samples: list[DecodedSample], at: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A batch's masks and second objects, where the good samples have them."""
+    good = [s for s in samples if s.error is None]
+
+    def masks(name: str) -> torch.Tensor | None:
+        if any(getattr(s, name) is None for s in good):
+            return None
+        blank = np.zeros(size, dtype=bool)
+        found = [blank if s.error is not None else getattr(s, name)[at] for s in samples]
+        return torch.from_numpy(np.stack(found))
+
+    others = None
+    if all(s.other is not None for s in good):
+        others = torch.tensor([s.other or 0 for s in samples])
+    return {"mask": masks("masks"), "other": others, "other_mask": masks("other_masks")}

@@ -1,7 +1,7 @@
 """A whole run: check everything, stream the shards through the actors, write the report.
 
-    parse -> already finished? reprint
-          -> preflight (models known, shards found, plan) -> Ray -> commits -> summary, report, table
+parse -> already finished? reprint
+      -> preflight (models known, shards found, plan) -> Ray -> commits -> summary, report, table
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(command: cli.Command) -> int:
         manifest.check_same(out, document, config)
         if document["status"] == "complete" and not command.dry_run:
             print(f"{out} is finished: nothing to do")
-            return conclude(out, document, command.strict)
+            return conclude(command, document)
     elif document is not None:
         document = None  # nothing was committed, so the folder may become another run's
     from fvit_ray.dist.preflight import preflight
@@ -61,7 +61,7 @@ def run(command: cli.Command) -> int:
         return 0
     with manifest.locked(out):
         document = evaluate(command, work, document)
-    return conclude(out, document, command.strict)
+    return conclude(command, document)
 
 
 def evaluate(command: cli.Command, work: Work, document: dict[str, Any] | None) -> dict[str, Any]:
@@ -160,18 +160,23 @@ def finish(out: Path, config: Config, work: Work, document: dict[str, Any]) -> d
 
 
 def write_outputs(out: Path) -> None:
-    """Write summary.csv and report.html from what the folder holds."""
+    """Write summary.csv, scores.csv and report.html from what the folder holds."""
+    from fvit_ray import schema
     from fvit_ray.metrics.accuracy import summarise, write_summary
+    from fvit_ray.metrics.scores import summarise_scores
     from fvit_ray.report.html import write_report
 
     write_summary(out / "summary.csv", summarise(out))
+    if lines := summarise_scores(out):
+        write_summary(out / "scores.csv", lines, schema.SCORES)
     write_report(out)
 
 
-def conclude(out: Path, document: dict[str, Any], strict: bool) -> int:
-    """Print the table, the errors and where the files are; returns the exit code."""
+def conclude(command: cli.Command, document: dict[str, Any]) -> int:
+    """Print the tables, the errors and where the files are; returns the exit code."""
     from fvit_ray.report.table import show
 
+    out = command.out
     if not ((out / "summary.csv").exists() and (out / "report.html").exists()):
         write_outputs(out)  # the run ended between its last commit and these
     show(out)
@@ -181,4 +186,11 @@ def conclude(out: Path, document: dict[str, Any], strict: bool) -> int:
             f"evaluated; their rows in {out}/metrics carry the reason in `error`"
         )
     print(f"report  {out}/report.html\nrows    {out}/metrics/*.parquet\nsummary {out}/summary.csv")
-    return 1 if strict and document["errors"] else 0
+    if (out / "scores.csv").exists():
+        print(f"scores  {out}/scores/*.parquet, {out}/scores.csv")
+    if command.export is not None:
+        from fvit_ray.sinks.export import export
+
+        for path in export(out, command.export):
+            print(f"export  {path}")
+    return 1 if command.strict and document["errors"] else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,14 @@ def preflight(config: Config, address: str | None = None) -> Work:
     except ModelError as error:
         raise ConfigError(f"models: {error}") from error
     check_denoisers(config)
+    if config.maps_from is not None:
+        from fvit_ray.stored import check_stored
+
+        run = Path(config.maps_from)
+        stored = json.loads((run / "run.json").read_text())
+        if stored["config"]["compute"]["chunk"] != config.compute.chunk:
+            raise ConfigError("compute.chunk: is the stored run's; leave it out with --from")
+        check_stored(run, stored["fingerprint"], config.explainers)
     classes = {info.num_classes: info.name for info in infos}
     if len(classes) > 1:
         (few, one), (many, other) = sorted(classes.items())[:2]
@@ -107,14 +116,24 @@ def check_denoisers(config: Config) -> None:
         where = f"defences.{place}"
         try:
             build = registry.load("denoiser", defence.denoiser)
-            if defence.weights is not None and _size(Path(defence.weights)) > CHECKED_BYTES:
+            if not config.random_weights and _heavy(defence.weights):
                 continue
-            if config.random_weights and not defence.denoiser.startswith(("sample_", "identity")):
-                continue  # at full size, and nothing is read
-            denoiser = build(defence.weights, random_weights=config.random_weights)
+            options = {"random_weights": config.random_weights, **defence.build_options}
+            if config.random_weights and ":" not in defence.denoiser:
+                options["device"] = "meta"  # whole architectures, no data
+            denoiser = build(defence.weights, **options)
             resolve(defence.schedule, defence.sigma, denoiser.alphas_cumprod)
         except (DenoiserError, registry.UnknownName, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from error
+
+
+def _heavy(weights: str | None) -> bool:
+    """Whether reading them takes long: large, or on the hub."""
+    from fvit_ray.denoisers.hub import is_repository
+
+    return weights is not None and (
+        is_repository(weights) or _size(Path(weights).expanduser()) > CHECKED_BYTES
+    )
 
 
 def _size(path: Path) -> float:

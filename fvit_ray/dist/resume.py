@@ -73,6 +73,6 @@ def resolved_conditions(folder: Path) -> dict[str, dict[str, Any]]:
 
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes left behind."""
-    for part in ("metrics", "maps", "."):
+    for part in ("metrics", "scores", "maps", "."):
         for path in (folder / part).glob(".*.tmp"):
             path.unlink(missing_ok=True)

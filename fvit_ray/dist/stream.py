@@ -18,11 +18,17 @@ from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from fvit_ray.config import Config
-from fvit_ray.data.decode import decode_sample
+from fvit_ray.data.decode import LABEL, MASK, OTHER, decode_sample
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.data.shards import RawSample, read_chunks
 from fvit_ray.dist.actor import EvaluateChunk
 from fvit_ray.dist.cluster import READER_CPUS, Pool
+
+# members of a sample that a metric cannot do without
+NEEDS = {
+    "segmentation": (MASK,),
+    "class_specificity": (MASK, OTHER + MASK, OTHER + LABEL),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,10 @@ def _blocks(task: ShardTask, chunk: int) -> Iterator[pa.Table]:
             yield _table(task.shard, number, samples, last=False)
         number, samples = next_number, next_samples
     if number < 0:  # read_samples tells of an empty shard by a sample; a limit may cut it off
-        number, samples = 0, [RawSample(f"{task.shard}#empty", 0, {}, "no samples within the limit")]
+        number, samples = (
+            0,
+            [RawSample(f"{task.shard}#empty", 0, {}, "no samples within the limit")],
+        )
     if number not in task.skip:
         yield _table(task.shard, number, samples, last=True)
 
@@ -77,13 +86,15 @@ class ShardSource(Datasource):
 class DecodeChunk:
     """Raw bytes -> uint8 images in every preprocessing that the classifiers need."""
 
-    def __init__(self, specs: Iterable[Preprocess], num_classes: int) -> None:
-        self.specs, self.num_classes = tuple(specs), num_classes
+    def __init__(
+        self, specs: Iterable[Preprocess], num_classes: int, needs: Iterable[str] = ()
+    ) -> None:
+        self.specs, self.num_classes, self.needs = tuple(specs), num_classes, tuple(needs)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         row = table.to_pylist()[0]
         samples: list[RawSample] = pickle.loads(row["payload"])
-        decoded = [decode_sample(raw, self.specs, self.num_classes) for raw in samples]
+        decoded = [decode_sample(raw, self.specs, self.num_classes, self.needs) for raw in samples]
         payload = pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())
         return table.set_column(3, "payload", payload)
 
@@ -105,7 +116,8 @@ def stream(
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # every row is a block of its own
     context.execution_options.preserve_order = False
-    decode = DecodeChunk(specs, num_classes)
+    needs = {member for metric in config.scores.metrics for member in NEEDS.get(metric, ())}
+    decode = DecodeChunk(specs, num_classes, sorted(needs))
     reader_cpus = READER_CPUS if pool.device == "cpu" else 0.5
     dataset: Dataset = ray.data.read_datasource(
         ShardSource(tasks, config.compute.chunk),

@@ -8,6 +8,7 @@ from fvit_ray.explainers.base import (
     Trace,
     constant,
     finish,
+    upsample,
 )
 from fvit_ray.explainers.run import explain, load, passes, supports
 
@@ -23,4 +24,5 @@ __all__ = [
     "load",
     "passes",
     "supports",
+    "upsample",
 ]

@@ -151,15 +151,20 @@ def constant(maps: Tensor) -> Tensor:
     return flat.amax(1) == flat.amin(1)
 
 
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Raw maps (B, h, w) -> (B, H, W), at least float32, bilinear; signs and units stay."""
+    maps = wide(maps)
+    if maps.shape[1:] == size:
+        return maps
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
 def finish(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Raw maps (B, h, w) -> saliency (B, H, W) in [0, 1]: bilinear to `size`, then min-max.
+    """Raw maps (B, h, w) -> saliency (B, H, W) in [0, 1]: `upsample`, then min-max.
 
     Each sample is scaled by itself; a constant map becomes zeros (see `constant`).
     """
-    maps = wide(maps)
-    up = maps
-    if maps.shape[1:] != size:
-        up = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    up = upsample(maps, size)
     low, high = up.amin((1, 2), keepdim=True), up.amax((1, 2), keepdim=True)
-    flat = constant(maps).view(-1, 1, 1) | (high == low)
+    flat = constant(wide(maps)).view(-1, 1, 1) | (high == low)
     return ((up - low) / (high - low).masked_fill(flat, 1)).masked_fill(flat, 0)

@@ -145,10 +145,13 @@ def _undefended(
     return None
 
 
-def write_summary(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write summary.csv whole or not at all; None is an empty field, floats keep all digits."""
+def write_summary(
+    path: Path, lines: Iterable[Mapping[str, Any]], columns: Sequence[str] = schema.SUMMARY
+) -> None:
+    """Write summary.csv (or scores.csv, with its columns) whole or not at all; None is an empty
+    field, floats keep all digits."""
     path = Path(path)
-    names = [*schema.CONDITION.names, *schema.SUMMARY]
+    names = [*schema.CONDITION.names, *columns]
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)

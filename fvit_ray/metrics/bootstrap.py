@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,14 +44,27 @@ def of_sums(
     scores = statistic(values.sum(0))
     if n == 1:
         return [Interval(float(score), None, None) for score in scores]
-    rng, drawn, chunk = np.random.default_rng(seed), [], max(1, _DRAWS // n)
+    few = resamples * n <= _DRAWS
+    chunks = _kept(n, seed, resamples) if few else _weights(n, seed, resamples)
+    drawn = [statistic(weights @ values) for weights in chunks]
+    ends = np.quantile(np.concatenate(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return [Interval(*map(float, score)) for score in zip(scores, *ends, strict=True)]
+
+
+def _weights(n: int, seed: int, resamples: int) -> Iterator[Array]:
+    """(rows, n) how often each resample holds each image, some resamples at a time."""
+    rng, chunk = np.random.default_rng(seed), max(1, _DRAWS // n)
     for at in range(0, resamples, chunk):
         rows = min(chunk, resamples - at)
         images = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
         weights = np.bincount(images.ravel(), minlength=rows * n).reshape(rows, n)
-        drawn.append(statistic(weights.astype(np.float64) @ values))
-    ends = np.quantile(np.concatenate(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return [Interval(*map(float, score)) for score in zip(scores, *ends, strict=True)]
+        yield weights.astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept(n: int, seed: int, resamples: int) -> list[Array]:
+    """The same, kept: a table of scores draws the same resamples for every cell."""
+    return list(_weights(n, seed, resamples))
 
 
 def mean_interval(

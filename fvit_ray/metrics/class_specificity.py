@@ -19,9 +19,12 @@ COLUMNS = (
 def class_specificity(maps: Tensor, asked: Tensor, other: Tensor) -> Columns:
     """Where the positive mass of a map lies, image by image: `COLUMNS`, each (B,).
 
-    maps:         (B, H, W), explained for the asked class; signed maps as they are (min-max would
-        make negative relevance positive mass), others on any scale whose zero means nothing
+    maps:         (B, H, W), explained for the asked class; signed maps with their sign (min-max
+        would make negative relevance positive mass)
     asked, other: (B, H, W) bool or 0/1, disjoint: the object of the asked class and the other one
+
+    The mass of a pixel is its positive part, less the image's smallest one: what a map gives to
+    every pixel alike (Swin's rollouts keep their uniform start) points nowhere.
 
     An invalid image has zeros in every column but `valid`. Raises ValueError where shapes differ.
     """
@@ -30,6 +33,7 @@ def class_specificity(maps: Tensor, asked: Tensor, other: Tensor) -> Columns:
     _, valid = unit(maps)
     asked, other = asked.bool(), other.bool()
     mass = maps.double().clamp(min=0)
+    mass = mass - mass.amin((1, 2), keepdim=True)
     total = mass.sum((1, 2))
     whole = total.where(total > 0, torch.ones_like(total))
     share, share_other = ((mass * mask).sum((1, 2)) / whole for mask in (asked, other))

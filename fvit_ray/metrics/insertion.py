@@ -10,6 +10,7 @@ from fvit_ray.metrics.maps import Columns, blank, unit
 from fvit_ray.metrics.masked import Count, Predict, predict_masked
 from fvit_ray.metrics.perturbation import removal_masks
 
+STEPS = 20
 COLUMNS = (
     "valid",  # bool; False for a map without a ranking or a prediction that is not finite
     "deletion",  # float64, [0, 1], area under the curve; low for a faithful map
@@ -25,7 +26,7 @@ def insertion_deletion(
     *,
     mask_value: Tensor,
     start: Tensor | None = None,
-    steps: int = 20,
+    steps: int = STEPS,
     batch: int = 64,
     on_call: Count | None = None,
 ) -> Columns:

@@ -16,17 +16,17 @@ from fvit_ray.report.run import Run, Section
 # Okabe & Ito's palette, which the colour-blind can tell apart; markers tell the lines apart too
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKERS = "sD^vPX"
-_INK = "#010203"  # stands for the page's text colour, light or dark
-_STYLE = {
+INK = "#010203"  # stands for the page's text colour, light or dark
+STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "fvit_ray",
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 
 
@@ -50,11 +50,11 @@ def section(run: Run) -> Section | None:
 
 def panel(table: Grid, model: str, chance: float | None = None, note: str = "") -> Markup:
     """One model's curves as inline SVG that takes the text colour of the page around it."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.0, 3.6), layout="constrained")
         axes = figure.add_subplot()
         if chance is not None:
-            axes.axhline(100 * chance, color=_INK, lw=0.8, ls=":", alpha=0.7)
+            axes.axhline(100 * chance, color=INK, lw=0.8, ls=":", alpha=0.7)
             axes.annotate(
                 f"chance {100 * chance:.3g} %", (0, 100 * chance), (3, 2), fontsize=8,
                 xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -70,12 +70,12 @@ def panel(table: Grid, model: str, chance: float | None = None, note: str = "") 
         axes.set_xticklabels([f"{round(255 * eps, 4):g}" for eps in table.eps])
         axes.set_ylim(0, 100)
         axes.set_yticks(range(0, 101, 20))
-        axes.grid(axis="y", color=_INK, alpha=0.12, lw=0.8)
+        axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower left", frameon=False, fontsize=9)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), model)
+    return inline(buffer.getvalue(), model)
 
 
 def _draw(axes: Axes, row: Row, at: int | None) -> None:
@@ -87,17 +87,17 @@ def _draw(axes: Axes, row: Row, at: int | None) -> None:
     middle, low, high = (
         [100 * line[name] for _, line in cells] for name in ("top1", "top1_low", "top1_high")
     )
-    colour = _INK if at is None else COLOURS[at % len(COLOURS)]
+    colour = INK if at is None else COLOURS[at % len(COLOURS)]
     form = "o--" if at is None else f"{MARKERS[at % len(MARKERS)]}-"
     axes.plot(x, middle, form, color=colour, label=row.label, lw=1.8, ms=5, clip_on=False)
     axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 
-def _inline(svg: str, model: str) -> Markup:
+def inline(svg: str, name: str) -> Markup:
     """matplotlib's file as an element: no prologue, style or metadata, fluid width, own ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = svg.replace(_INK, "currentColor")
-    salt = re.sub(r"\W", "_", model)
+    svg = svg.replace(INK, "currentColor")
+    salt = re.sub(r"\W", "_", name)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{salt}-", svg)
     return Markup(re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1))

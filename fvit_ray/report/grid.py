@@ -17,6 +17,8 @@ _FREE = ("condition_id", "attack", "eps", "attack_label")
 # what tells two defences of one denoiser apart -> how that is written
 _TELLING = {
     "weights": "{}",
+    "resolution": "{} px",
+    "mode": "{}",
     "schedule": "{}",
     "sigma": "sigma {}",
     "trials": "m {}",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fvit_ray.atomic import replacing
-from fvit_ray.report import curves, facts, gallery, headline, table
+from fvit_ray.report import auc, claims, curves, facts, gallery, headline, scores, table
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
 
@@ -14,8 +14,11 @@ from fvit_ray.report.run import Run, Section
 # part of the report is one more function here.
 SECTIONS: list[Callable[[Run], Section | None]] = [
     headline.section,
+    claims.section,
     table.section,
     curves.section,
+    *scores.sections(),
+    auc.section,
     gallery.section,
     facts.protocol_section,
     facts.timings,

@@ -60,7 +60,15 @@ class Run:
     @cached_property
     def lines(self) -> list[Line]:
         """summary.csv: one line per condition, None where empty; [] without the file."""
-        path = self.folder / "summary.csv"
+        return self._csv("summary.csv")
+
+    @cached_property
+    def scores(self) -> list[Line]:
+        """scores.csv: one line per condition, explainer and score; [] without the file."""
+        return self._csv("scores.csv")
+
+    def _csv(self, name: str) -> list[Line]:
+        path = self.folder / name
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as file:
@@ -111,11 +119,14 @@ class Run:
 
 
 def _value(name: str, text: str) -> Any:
-    """One field of summary.csv in its type."""
+    """One field of summary.csv or scores.csv in its type."""
     if text in ("", "nan"):
         return None
     if name in schema.SUMMARY:
         return int(text) if name in ("n", "errors") else float(text)
+    if name in schema.SCORES:
+        words = ("explainer", "metric", "score")
+        return text if name in words else int(text) if name == "n" else float(text)
     kind = schema.CONDITION.field(name).type if name in schema.CONDITION.names else pa.string()
     if pa.types.is_boolean(kind):
         return text == "true"

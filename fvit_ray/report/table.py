@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fvit_ray.report import claims, scores
 from fvit_ray.report.grid import Grid, Line, grid
 from fvit_ray.report.headline import RANDOM, sentences
 from fvit_ray.report.protocol import protocol
@@ -30,11 +31,19 @@ def show(run_dir: Path | str, file: IO[str] | None = None) -> None:
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
         print(plain(run), file=file)
+        _show_scores(run, file)
         return
     for sentence in sentences(run):
         console.print(Text(sentence, style="bold red" if sentence == RANDOM else "bold"))
     console.print(rich_table(grid(run.lines), console.width))
     console.print(Text("\n".join(_below(run)), style="dim"))
+    _show_scores(run, file)
+
+
+def _show_scores(run: Run, file: IO[str]) -> None:
+    if not run.scores:
+        return
+    print(scores.plain(run), "", *claims.sentences(run), "", sep="\n", file=file)
 
 
 def plain(run: Run) -> str:

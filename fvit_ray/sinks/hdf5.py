@@ -22,11 +22,13 @@ def write_maps(
     target: Mapping[str, Array],
     examples: Mapping[str, Array],
     notes: Mapping[str, str],
+    images: Mapping[str, Array] | None = None,
 ) -> None:
     """Write one chunk's maps.
 
     saliency: condition_id -> explainer -> (n, H, W) in [0, 1]; target: condition_id -> (n,)
     examples: "clean/<model>" and so on -> (k, ..., H, W, 3) uint8 of the first k keys
+    images: "<model>/<eps>" -> (n, 3, H, W) in [0, 1]
     """
     text = h5py.string_dtype("utf-8")
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
@@ -44,12 +46,20 @@ def write_maps(
                     compression="gzip",
                     compression_opts=4,
                 )
+        for name, pixels in (images or {}).items():
+            file.create_dataset(
+                f"images/{name}",
+                data=np.asarray(pixels, dtype=np.float32),
+                chunks=(1, *pixels.shape[1:]),
+                compression="gzip",
+                compression_opts=1,
+            )
         if examples:
             count = len(next(iter(examples.values())))
             kept = [_printable(key) for key in keys[:count]]
             file.create_dataset("examples/keys", data=kept, dtype=text)
-            for name, images in examples.items():
-                file.create_dataset(f"examples/{name}", data=images, compression="gzip")
+            for name, shown in examples.items():
+                file.create_dataset(f"examples/{name}", data=shown, compression="gzip")
 
 
 def _printable(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The rows of one chunk as one Parquet file; its existence is the chunk's commit."""
+"""The rows of one chunk as one Parquet file; that of metrics/ is the chunk's commit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from fvit_ray import schema
 from fvit_ray.atomic import replacing
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> None:
-    """Write rows with `schema.ROW`'s columns; absent ones are null. `notes` become the file's
-    key-value metadata (shard, chunk, whether it is the shard's last chunk)."""
+def write_rows(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    notes: Mapping[str, str],
+    columns: pa.Schema = schema.ROW,
+) -> None:
+    """Write rows with these columns; absent ones are null. `notes` become the file's key-value
+    metadata (shard, chunk, whether it is the shard's last chunk)."""
     metadata = {"schema_version": str(schema.VERSION), **notes}
-    table = pa.Table.from_pylist(list(rows), schema=schema.ROW.with_metadata(metadata))
+    table = pa.Table.from_pylist(list(rows), schema=columns.with_metadata(metadata))
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 

@@ -35,6 +35,7 @@ def sample_trials(
     seed: int,
     purpose: str,
     batch: int,
+    first: int = 0,
     denoise: bool = True,
     smooth: bool = True,
     noise_space: NoiseSpace = "latent",
@@ -44,6 +45,7 @@ def sample_trials(
 
     keys:    (B,) sample keys; with seed and purpose (`purpose_of`) they determine all noise
     batch:   trials per network call; images per call of the encoder
+    first:   the number of the first trial, for whoever asks for them in parts
     on_call: called with "denoiser", "encoder" or "decoder" and the images in that pass, padding
              included
     The noise of x_t has purpose `purpose`, the others `purpose`/post and `purpose`/step<i>.
@@ -65,7 +67,8 @@ def sample_trials(
     done = []
     for start in range(0, len(owner), batch):
         index = owner[start : start + batch]
-        streams = [(keys[i // trials], i % trials) for i in range(start, start + len(index))]
+        places = range(start, start + len(index))
+        streams = [(keys[i // trials], first + i % trials) for i in places]
 
         def noise(
             name: str, shape: Sequence[int], streams: list[tuple[str, int]] = streams

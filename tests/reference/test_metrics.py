@@ -284,8 +284,9 @@ def test_class_specificity(data):
     got = class_specificity(*(torch.tensor(x) for x in (maps, left, right)))
     for i, saliency in enumerate(maps):
         mass = {"left": 0.0, "right": 0.0, "all": 0.0}
+        least = min(max(saliency[at], 0) for at in np.ndindex(SIDE, SIDE))
         for at in np.ndindex(SIDE, SIDE):
-            value = max(saliency[at], 0)
+            value = max(saliency[at], 0) - least
             mass["all"] += value
             mass["left"] += value if left[i][at] else 0
             mass["right"] += value if right[i][at] else 0

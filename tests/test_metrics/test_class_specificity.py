@@ -18,7 +18,7 @@ def garments(n=1, side=8):
 def test_shares_by_hand():
     left, right = garments()
     maps = 3.0 * left + 1.0 * right
-    maps[:, 0] = 0.5  # 8 * 0.5 on neither
+    maps[:, 0] = 0.5  # 8 * 0.5 on neither; the least mass of a pixel is 0
     maps[:, 7] = -2.0  # negative relevance is no mass
     got = {name: value.item() for name, value in class_specificity(maps, left, right).items()}
     assert tuple(got) == COLUMNS
@@ -36,13 +36,13 @@ def test_a_map_that_ignores_the_class_averages_zero():
     torch.testing.assert_close(asked["share_other"], other["share"])
 
 
-def test_an_almost_uniform_map_has_the_area():
+def test_what_all_pixels_share_counts_nothing():
+    """Swin's rollouts keep a uniform start, which would hide where the rest lies."""
     left, right = garments()
-    maps = torch.ones(1, 8, 8)
-    maps[0, 0, 0] += 1e-6
-    got = class_specificity(maps, left.int(), right.int())
-    assert got["share"].item() == pytest.approx(got["area"].item(), abs=1e-6)
-    assert got["margin"].item() == 0
+    maps = 1.0 * left + 0.5 * right
+    got, lifted = (class_specificity(m, left.int(), right.int()) for m in (maps, maps + 7))
+    assert got["share"].item() == pytest.approx(2 / 3)
+    torch.testing.assert_close(got, lifted)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.0, float("nan"), float("inf")])

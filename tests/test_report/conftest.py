@@ -24,7 +24,7 @@ ACCURACY = {"none": (0.9, 0.3, 0.06), "sample_ddpm": (0.82, 0.7, 0.57)}
 SETTINGS = {
     "schedule": "carlini", "sigma": 0.25, "sigma_pixel": 0.25, "t": 144, "trials": 8,
     "map_aggregation": "mean", "denoise": True, "smooth": True, "noise_space": "latent",
-    "common_noise": False,
+    "common_noise": False, "resolution": 32,
 }  # fmt: skip
 
 

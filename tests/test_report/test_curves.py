@@ -37,7 +37,7 @@ def test_panels_are_elements_of_one_page(make_run: MakeRun) -> None:
         assert root.get("viewBox")
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', panel)) <= own
         assert "currentColor" in panel
-        assert curves._INK not in panel
+        assert curves.INK not in panel
         assert "<style" not in panel  # it would apply to the whole page
 
 

@@ -1,0 +1,137 @@
+"""Auto-PGD in the L-inf ball (Croce and Hein, 2020, Algorithm 1): a step size that needs no choice.
+
+Every image has its own step size, momentum and best point; none of it depends on a neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fvit_ray.attacks.base import Attacked, AttackError, Loss, OnLoss, ball, objective, per_image
+
+MOMENTUM = 0.75  # alpha
+RHO = 0.75  # share of steps that must rise between two checkpoints
+
+
+def checkpoints(steps: int) -> tuple[int, ...]:
+    """The steps w_1 < w_2 < ... at which step sizes are judged (section 3.3).
+
+    p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06); w_j = ceil(p_j steps).
+    """
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    return tuple(sorted({math.ceil(round(p * steps, 9)) for p in shares[1:] if p <= 1}))
+
+
+def attack(
+    model: Attacked,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    noise: Tensor | None = None,
+    loss: Loss = "ce",
+    on_loss: OnLoss | None = None,
+) -> Tensor:
+    """Maximise `loss` inside the L-inf ball of radius `eps`; the best of all restarts, per image.
+
+    model:   see `pgd.attack`; restart r calls it with the steps r (steps + 1) + 0 .. steps, the
+             last one without a gradient
+    x, y:    (B, 3, H, W) pixels in [0, 1]; (B,) labels to move away from
+    noise:   (B, restarts, 3, H, W) in [-1, 1], one random start per restart; None: one run from x
+    on_loss: called with the step and the losses (B,) there
+    Returns x_adv (B, 3, H, W): of all points visited one that fools the model if any does, and
+    among those the one of the highest loss. With a randomised model both are as the noise of that
+    step showed them.
+    """
+    if steps < 1:
+        raise AttackError(f"steps: {steps} leave the image as it is; use at least 1")
+    starts = [x] if noise is None else [x + eps * n for n in noise.unbind(1)]
+    if not starts:
+        raise AttackError("restarts: 0 runs find nothing; use at least 1")
+    low, high = ball(x, eps)
+    found: _Best | None = None
+    for restart, start in enumerate(starts):
+        climb = _Climb(model, y, loss, restart * (steps + 1), on_loss)
+        best = _run(climb, start.clamp(low, high), low, high, eps, steps)
+        if found is None:
+            found = best
+        else:
+            found.take(best.x, best.losses, best.fooled)
+    assert found is not None
+    return found.x
+
+
+class _Climb:
+    """The loss at a point and its gradient; counts the steps."""
+
+    def __init__(
+        self, model: Attacked, y: Tensor, loss: Loss, first: int, on_loss: OnLoss | None
+    ) -> None:
+        self.model, self.y, self.loss, self.step, self.on_loss = model, y, loss, first, on_loss
+
+    def __call__(self, x: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """x -> losses (B,), fooled (B,) bool, gradient (B, 3, H, W), zeros if it is the last."""
+        with torch.set_grad_enabled(not last):
+            x = x.detach().requires_grad_(not last)
+            logits = self.model(x, self.step)
+            losses = objective(logits, self.y, self.loss)
+            grad = torch.zeros_like(x) if last else torch.autograd.grad(losses.sum(), x)[0]
+        if self.on_loss is not None:
+            self.on_loss(self.step, losses.detach())
+        self.step += 1
+        return losses.detach(), logits.detach().argmax(1) != self.y, grad
+
+
+class _Best:
+    """Per image the best point so far: fooling before not, then by loss."""
+
+    def __init__(self, x: Tensor, losses: Tensor, fooled: Tensor) -> None:
+        self.x, self.losses, self.fooled = x.clone(), losses.clone(), fooled.clone()
+
+    def take(self, x: Tensor, losses: Tensor, fooled: Tensor) -> None:
+        better = (fooled & ~self.fooled) | ((fooled == self.fooled) & (losses > self.losses))
+        self.x = torch.where(per_image(better, x), x, self.x)
+        self.losses = torch.where(better, losses, self.losses)
+        self.fooled = self.fooled | fooled
+
+
+def _run(climb: _Climb, x: Tensor, low: Tensor, high: Tensor, eps: float, steps: int) -> _Best:
+    """One run of Algorithm 1 from x."""
+    size = x.new_full((len(x),), 2 * eps)
+    marks = checkpoints(steps)
+    losses, fooled, grad = climb(x, last=False)
+    answer = _Best(x, losses, fooled)
+    # x_max, f_max and the gradient there, from which a halved step size goes on
+    x_max, f_max, grad_max = x, losses, grad
+    before, rises, mark = x, torch.zeros_like(losses), 0
+    f_mark, halved = f_max, torch.zeros_like(fooled)
+    for k in range(steps):
+        z = (x + per_image(size, x) * grad.sign()).clamp(low, high)
+        share = MOMENTUM if k else 1.0
+        moved = (x + share * (z - x) + (1 - share) * (x - before)).clamp(low, high)
+        before, x, previous = x, moved, losses
+        losses, fooled, grad = climb(x, last=k == steps - 1)
+        answer.take(x, losses, fooled)
+        rises = rises + (losses > previous)
+        better = losses > f_max
+        x_max, grad_max = (
+            torch.where(per_image(better, x), new, old)
+            for new, old in ((x, x_max), (grad, grad_max))
+        )
+        f_max = torch.maximum(f_max, losses)
+        if k + 1 in marks:
+            # conditions 1 and 2 of section 3.2
+            stuck = ~halved & (f_max == f_mark)
+            halved = (rises < RHO * (k + 1 - mark)) | stuck
+            size = torch.where(halved, size / 2, size)
+            x = torch.where(per_image(halved, x), x_max, x)
+            grad = torch.where(per_image(halved, x), grad_max, grad)
+            losses = torch.where(halved, f_max, losses)
+            f_mark, mark, rises = f_max, k + 1, torch.zeros_like(rises)
+    return answer

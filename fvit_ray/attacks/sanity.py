@@ -1,0 +1,158 @@
+"""Is an attack to be believed? (Carlini et al., 2019; Croce and Hein, 2020; Tramer et al., 2020.)
+
+Every check takes results and returns a verdict with one line for the table; none runs anything.
+Rightness is given image by image, (n,) bool, on the same images everywhere: "not weaker" is judged
+by the images on which two attacks differ, so that a few images of chance do not fail a check and a
+masked gradient does. One that fails marks the number: it is then no bound on the robustness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+LEVEL = 0.05  # of every one-sided test
+FLOOR = 0.05  # "about 0"
+FLAT = 0.1  # of the whole rise of the loss, what its last quarter may still add
+SEEDS = 3
+
+Right = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """name; passed; line: what was seen, for the table."""
+
+    name: str
+    passed: bool
+    line: str
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.line}"
+
+
+def marks(checks: Sequence[Check]) -> str:
+    """ "" if all passed, else the names of those that failed, to be set beside the number."""
+    return ", ".join(check.name for check in checks if not check.passed)
+
+
+def weaker_by_chance(strong: Right, weak: Right) -> float:
+    """How likely chance alone leaves `strong` so many more images right than `weak` leaves.
+
+    One-sided sign test on the images where they differ; 1 where none does.
+    """
+    strong, weak = np.asarray(strong, dtype=bool), np.asarray(weak, dtype=bool)
+    if strong.shape != weak.shape or strong.ndim != 1 or not len(strong):
+        raise ValueError(f"compare the same images, (n,) each: {strong.shape} and {weak.shape}")
+    survived, lost = int((strong & ~weak).sum()), int((~strong & weak).sum())
+    return float(binom.sf(survived - 1, survived + lost, 0.5))
+
+
+def falls_with_eps(right: Mapping[float, Right]) -> Check:
+    """Accuracy falls with eps and reaches about 0 (5 %) at the largest one.
+
+    right: eps in [0, 1] -> (n,); the largest should leave nothing of the image, 64/255 or more
+    """
+    radii = sorted(right)
+    if len(radii) < 2:
+        raise ValueError("eps: name at least two radii, one of them large")
+    shares = {eps: float(np.mean(right[eps])) for eps in radii}
+    line = ", ".join(f"{share:.0%} at {eps * 255:g}/255" for eps, share in shares.items())
+    rises = [
+        f"rises from {low * 255:g}/255 to {high * 255:g}/255"
+        for low, high in pairwise(radii)
+        if weaker_by_chance(right[high], right[low]) < LEVEL
+    ]
+    if shares[radii[-1]] > FLOOR:
+        rises.append(f"stays above {FLOOR:.0%}")
+    return Check("falls with eps", not rises, "; ".join([line, *rises]))
+
+
+def more_is_not_weaker(what: str, right: Mapping[int, Right]) -> Check:
+    """More steps, noise samples or restarts do not weaken the attack; `what` names which."""
+    counts = sorted(right)
+    if len(counts) < 2:
+        raise ValueError(f"{what}: name at least two counts")
+    line = ", ".join(f"{np.mean(right[c]):.0%} with {c}" for c in counts)
+    worse = [
+        f"weaker with {high} than with {low}"
+        for low, high in pairwise(counts)
+        if weaker_by_chance(right[high], right[low]) < LEVEL
+    ]
+    return Check(f"more {what}", not worse, "; ".join([line, *worse]))
+
+
+def strongest(white_box: Right, others: Mapping[str, Right]) -> Check:
+    """The attack that knows the defence is at least as strong as transfer and black-box ones."""
+    parts = {"white-box": white_box, **others}
+    line = ", ".join(f"{np.mean(value):.0%} {name}" for name, value in parts.items())
+    beaten = [
+        f"weaker than {name}"
+        for name, value in others.items()
+        if weaker_by_chance(white_box, value) < LEVEL
+    ]
+    return Check("white-box is strongest", not beaten, "; ".join([line, *beaten]))
+
+
+def loss_flattened(losses: NDArray[Any]) -> Check:
+    """The mean loss rose, and its last quarter adds at most a tenth of the whole rise.
+
+    losses: (steps, n) by step; at least 8 steps. Each quarter counts by its mean over two steps,
+    for the noise of a defence makes single steps differ.
+    """
+    mean = np.asarray(losses, dtype=np.float64).mean(1)
+    if len(mean) < 8:
+        raise ValueError(f"losses: {len(mean)} steps are too few to judge; give at least 8")
+    last = max(2, len(mean) // 4)
+    before, end = mean[-last - 2 : -last].mean(), mean[-2:].mean()
+    rise = end - mean[0]
+    line = f"mean loss {mean[0]:.3g} -> {before:.3g} -> {end:.3g}"
+    if not np.isfinite(mean).all():
+        return Check("loss has flattened", False, f"{line}; not finite")
+    if rise <= 0:
+        return Check("loss has flattened", False, f"{line}; it never rose")
+    share = (end - before) / rise
+    line += f", last quarter {share:.0%} of the rise"
+    return Check("loss has flattened", bool(share <= FLAT), line)
+
+
+def noise_is_fresh(first: NDArray[Any], second: NDArray[Any], randomised: bool) -> Check:
+    """The defence answers one image differently at two steps (where it draws noise at all).
+
+    first, second: (n, C) logits or probabilities of the same images at two steps
+    """
+    same = (np.asarray(first) == np.asarray(second)).reshape(len(first), -1).all(1)
+    line = f"{int(same.sum())} of {len(same)} images answered alike at two steps"
+    passed = not same.any() if randomised else bool(same.all())
+    return Check("noise is fresh", passed, line if randomised else f"{line}, no noise is drawn")
+
+
+def gradient_lives(gradients: NDArray[Any]) -> Check:
+    """No image's gradient vanishes or overflows: a quantised input has one that is zero.
+
+    gradients: (n, ...) of the loss at the images
+    """
+    flat = np.asarray(gradients, dtype=np.float64).reshape(len(gradients), -1)
+    dead = ~np.isfinite(flat).all(1) | ~(flat != 0).any(1)
+    return Check(
+        "gradient lives", not dead.any(), f"{int(dead.sum())} of {len(dead)} gradients are 0 or nan"
+    )
+
+
+def over_seeds(accuracies: Sequence[float]) -> Check:
+    """The evaluation over at least 3 noise seeds: mean, standard deviation and worst case."""
+    values = np.asarray(accuracies, dtype=np.float64)
+    if not len(values):
+        raise ValueError("seeds: no accuracy was given")
+    spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    line = (
+        f"mean {values.mean():.1%}, sd {spread:.1%}, worst {values.min():.1%} "
+        f"over {len(values)} seeds"
+    )
+    return Check("noise seeds", len(values) >= SEEDS, line)

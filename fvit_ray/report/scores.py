@@ -1,0 +1,233 @@
+"""Tables of how faithful the maps are: a row per explainer and defence, a column per score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fvit_ray.report.grid import grid
+from fvit_ray.report.render import render
+from fvit_ray.report.run import Line, Run, Section
+from fvit_ray.report.text import MISSING, known, radius
+
+CONTROLS = (
+    "random",
+    "input_intensity",
+    "center_gaussian",
+    "input_gradient",
+    "integrated_gradients",
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is shown. scores: name in scores.csv -> heading; scale: of the numbers."""
+
+    title: str
+    scores: dict[str, str]
+    note: str
+    scale: float = 100
+    digits: int = 1
+    lower: tuple[str, ...] = ()  # scores of which less is better
+    marks: bool = True  # whether being told from the random control means anything
+
+
+METRICS = {
+    "segmentation": Metric(
+        "Segmentation",
+        {
+            "pixel_accuracy": "pixel acc.",
+            "miou": "mIoU",
+            "map": "mAP",
+            "f1": "F1",
+            "pointing": "pointing",
+        },
+        "Foreground is where a map exceeds its own mean, against the object's mask, in percent "
+        "(Chefer et al., 2021); pointing: the maximum lies on the object. Higher is better.",
+    ),
+    "perturbation": Metric(
+        "Perturbation tests",
+        {"positive_auc": "positive AUC", "negative_auc": "negative AUC"},
+        "Area under accuracy while 0 to 90 % of the pixels are removed, times 100 (at most 90): "
+        "the most salient first (positive, lower is better) or last (negative, higher is better). "
+        "It includes the accuracy without removal, so a classifier that is wrong anyway has a low "
+        "area in both.",
+        scale=1,
+        lower=("positive_auc",),
+    ),
+    "consistency": Metric(
+        "Consistency under attack",
+        {"cosine": "cosine", "spearman": "Spearman", "top10": "top 10 %", "ssim": "SSIM"},
+        "Likeness of a sample's clean and attacked maps for its label, times 100; unrelated maps "
+        "share 10 of the top 10 %. A map that never changes is perfectly consistent: read it "
+        "beside a test of what it shows.",
+        marks=False,
+    ),
+    "saco": Metric(
+        "SaCo",
+        {"saco": "SaCo"},
+        "Salience-guided faithfulness coefficient (Wu et al., 2024), times 100, -100 to 100.",
+    ),
+    "insertion_deletion": Metric(
+        "Insertion and deletion",
+        {"insertion": "insertion", "deletion": "deletion"},
+        "Area under the explained class's probability, times 100 (Petsiuk et al., 2018): higher "
+        "insertion and lower deletion are better.",
+        lower=("deletion",),
+    ),
+    "sensitivity_n": Metric(
+        "Sensitivity-n",
+        {"sensitivity_n": "correlation"},
+        "Correlation of random sets' saliency and effect, times 100 (Ancona et al., 2018).",
+    ),
+    "class_specificity": Metric(
+        "Class specificity",
+        {
+            "share_dominant": "share, dominant",
+            "margin_dominant": "margin, dominant",
+            "share_non_dominant": "share, other",
+            "margin_non_dominant": "margin, other",
+        },
+        "Share of a map's positive mass on the asked class's object, and its margin over the share "
+        "on the other object, in percent. Dominant: the likelier of the two classes to the "
+        "undefended classifier on the clean image; only images are counted in which it sees one "
+        "of the two. A map that ignores the class has margins that cancel: m and -m.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one explainer behind one defence: (eps, score) -> line of scores.csv."""
+
+    explainer: str
+    defence: str
+    cells: dict[tuple[float, str], Line]
+
+
+def rows(run: Run, metric: str, model: str) -> list[Row]:
+    """In the run's order: the explainers, each without and then with each defence."""
+    table = grid(run.lines)
+    labels = {
+        line["condition_id"]: ("" if not row.defended else row.label)
+        for row in table.rows
+        for line in row.cells.values()
+    }
+    found: dict[tuple[str, str], Row] = {}
+    for line in run.scores:
+        if line["metric"] == metric and line["model"] == model:
+            key = (line["explainer"], labels[line["condition_id"]])
+            row = found.setdefault(key, Row(*key, {}))
+            row.cells[line["eps"], line["score"]] = line
+    order = list(dict.fromkeys(explainer for explainer, _ in found))
+    return sorted(found.values(), key=lambda row: order.index(row.explainer))
+
+
+def columns(run: Run, metric: str) -> list[tuple[float, str]]:
+    """(eps, score) pairs that have a value somewhere."""
+    there = {(x["eps"], x["score"]) for x in run.scores if x["metric"] == metric}
+    radii = sorted({eps for eps, _ in there})
+    return [(eps, s) for eps in radii for s in METRICS[metric].scores if (eps, s) in there]
+
+
+def number(metric: str, value: float | None) -> str:
+    """A score as the table writes it."""
+    if value is None or not known(value):
+        return MISSING
+    return f"{METRICS[metric].scale * value:.{METRICS[metric].digits}f}".replace("-", "−")
+
+
+def mark(metric: str, line: Line) -> str:
+    """ "≈": not told from the random control, "↓": worse than it, "": better, or no control."""
+    low, high = line["over_random_low"], line["over_random_high"]
+    if not METRICS[metric].marks or low is None or high is None:
+        return ""
+    if low <= 0 <= high:
+        return "≈"
+    return "↓" if (low > 0) == (line["score"] in METRICS[metric].lower) else ""
+
+
+def sections() -> list[Callable[[Run], Section | None]]:
+    """A builder per metric."""
+    return [partial(section, metric=metric) for metric in METRICS]
+
+
+def section(run: Run, metric: str) -> Section | None:
+    """The table of one metric, a part per model; None where the run did not ask for it."""
+    heads = columns(run, metric)
+    if not heads:
+        return None
+    shown = METRICS[metric]
+    models = [(model, rows(run, metric, model)) for model in grid(run.lines).models]
+    spans = [(eps, sum(e == eps for e, _ in heads)) for eps in dict.fromkeys(e for e, _ in heads)]
+    body = render(
+        "scores",
+        models=[(model, lines) for model, lines in models if lines],
+        heads=heads,
+        spans=spans,
+        names=shown.scores,
+        number=partial(number, metric),
+        mark=partial(mark, metric),
+        marks=shown.marks,
+        controls=CONTROLS,
+        note=f"{shown.note} {counts(run, metric)} {choices(run, metric)}",
+    )
+    return Section(metric, shown.title, body)
+
+
+def counts(run: Run, metric: str) -> str:
+    """ "n = 200 images; 95 % intervals ...", per split where there are splits."""
+    numbers = sorted({line["n"] for line in run.scores if line["metric"] == metric})
+    few, many = (f"{n:,}" for n in (numbers[0], numbers[-1]))
+    n = few if few == many else f"{few} to {many}"
+    return f"n = {n} images per cell; 95 % bootstrap intervals over images."
+
+
+def choices(run: Run, metric: str) -> str:
+    """The choices behind a metric that removes pixels."""
+    scores = run.config.get("scores") or {}
+    if metric not in ("perturbation", "saco", "insertion_deletion", "sensitivity_n"):
+        return ""
+    image = {"denoised": "what the classifier saw (with DDS its denoised trials)"}
+    text = f"Masked image: {image.get(scores['image'], scores['image'])}; "
+    text += f"classifier: {scores['classifier']}"
+    if metric != "saco":
+        text += f"; removed pixels: {scores['mask_value']}"
+    return f"{text}."
+
+
+def plain(run: Run) -> str:
+    """The first score of each metric as text, for a terminal or a log."""
+    parts: list[str] = []
+    for metric, shown in METRICS.items():
+        heads = columns(run, metric)
+        firsts = [head for head in heads if head[1] in _first(shown)]
+        if not heads:
+            continue
+        titles = [f"{radius(eps)} {shown.scores[score]}" for eps, score in firsts]
+        table = [["model", "explainer", "defence", *titles]]
+        for model in grid(run.lines).models:
+            for row in rows(run, metric, model):
+                cells = [_text(metric, row.cells.get(head)) for head in firsts]
+                table.append([model, row.explainer, row.defence or "none", *cells])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+        lines.insert(1, "-" * max(map(len, lines)))
+        parts += ["", shown.title, *lines, counts(run, metric)]
+    return "\n".join(parts)
+
+
+def _first(shown: Metric) -> Sequence[str]:
+    """What a terminal has room for."""
+    names = tuple(shown.scores)
+    return {5: ("miou",), 4: names[::3] if "margin_dominant" in names else names[:1]}.get(
+        len(names), names
+    )
+
+
+def _text(metric: str, line: Line | None) -> str:
+    if line is None or not known(line["value"]):
+        return MISSING
+    ends = (number(metric, line["low"]), number(metric, line["high"]))
+    return f"{number(metric, line['value'])} [{', '.join(ends)}]"

@@ -1,0 +1,269 @@
+"""Randomised smoothing of the DDS classifier (Cohen et al., 2019; Carlini et al., 2023).
+
+The smoothed classifier g(x) is the class that one trial of the defence, resize -> noise ->
+denoise -> classify, returns most often: the limit of the aggregation `vote`. Where the bound pA on
+that class's share is at least 1/2, g is constant within L2 distance sigma Phi^-1(pA) of x, in
+pixel units. The mean of probabilities is another classifier, and this is no certificate of it.
+
+The argument is for exact Gaussian noise in exact arithmetic; the generator's normals end at 6.8
+and are rounded to float32 (Voracek and Hein, 2022, show what such rounding can be made to hide).
+
+A certificate for the map is missing. Hu et al. (2024) prove that DDS keeps the top-k places of the
+attention mostly unchanged, and the prediction's distribution close, within a radius of x. Only that
+claim was at hand, not the theorem: how the radius follows from sigma, k, the overlap asked for, the
+divergence and its order, and the sorted attention. No constant of it is guessed here. Beyond the
+theorem it would take what Clopper-Pearson is to the class: a confidence bound on a map estimated
+from finitely many trials, for maps that are not attention vectors, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.stats import beta, binom, binomtest, norm
+from torch import Tensor
+
+from fvit_ray.denoisers.base import Denoiser
+from fvit_ray.smoothing.dds import NoiseSpace, resize
+from fvit_ray.smoothing.fvit import OnCall, pad, sample_trials
+from fvit_ray.smoothing.schedule import Step
+
+ABSTAIN = -1
+ALPHA = 0.001
+LOOKS = (64, 16, 4)  # early abstention looks after n/64, n/16 and n/4 noise samples
+
+
+class CertificateError(ValueError):
+    """A defence or a choice that has no certificate; the message is one line with the remedy."""
+
+
+class Votes(Protocol):
+    """How often the base classifier returns each class for noise samples start .. start + count.
+
+    x (B, 3, H, W), keys (B,) -> (B, C) int64, each row summing to count. A row is a function of its
+    own image, key and the sample numbers alone.
+    """
+
+    def __call__(self, x: Tensor, keys: Sequence[str], start: int, count: int, /) -> Tensor: ...
+
+
+def certified_sigma(
+    step: Step,
+    denoiser: Denoiser,
+    size: tuple[int, int],
+    *,
+    noise_space: NoiseSpace = "latent",
+    smooth: bool = True,
+) -> float:
+    """The sigma by which a radius in the pixels of images of `size` (H, W) is computed.
+
+    It is the schedule's pixel std, and never more than what is added (`carlini` rounds t up). Noise
+    enters behind the resize to the denoiser's resolution, which stretches a perturbation by at most
+    the operator's norm: sigma is divided by it.
+    Raises CertificateError, one line, where the argument does not hold: it needs Gaussian noise of
+    the image, in its pixels, and a classifier behind it that draws nothing more.
+    """
+    if step.t is None or not smooth:
+        raise CertificateError("certify: this schedule adds no noise to the image; use carlini")
+    if step.post_std > 0:
+        raise CertificateError(
+            "certify: this schedule adds noise behind the denoiser, and the certificate is for "
+            "noise in front of it alone; use carlini"
+        )
+    if step.chain or getattr(denoiser, "pipeline", None) is not None:
+        raise CertificateError(
+            "certify: a chain of denoiser calls draws noise of its own, and the certificate is for "
+            "noise in front of one call; use carlini"
+        )
+    if denoiser.latent and noise_space == "latent":
+        raise CertificateError(
+            "certify: noise in latent space certifies latents, not pixels; set noise_space: pixel"
+        )
+    return step.sigma_pixel / resize_norm(size, denoiser.resolution)
+
+
+def resize_norm(size: tuple[int, int], resolution: int | None) -> float:
+    """Largest factor by which `dds.resize` to (resolution, resolution) stretches in L2.
+
+    Bilinear interpolation is separable, so it is the product of its two axes' spectral norms.
+    """
+    if resolution is None or tuple(size) == (resolution, resolution):
+        return 1.0
+    norms = []
+    for length in size:
+        # an axis alone: unit impulses, resized along it
+        impulses = torch.eye(length, dtype=torch.float64).view(length, 1, length, 1)
+        matrix = resize(impulses.expand(-1, -1, -1, 2), (resolution, 2))[:, 0, :, 0]
+        norms.append(float(torch.linalg.matrix_norm(matrix, 2)))
+    return norms[0] * norms[1]
+
+
+def defence_votes(
+    classify: Callable[[Tensor], Tensor],
+    denoiser: Denoiser,
+    *,
+    step: Step,
+    seed: int,
+    batch: int,
+    purpose: str = "certify",
+    denoise: bool = True,
+    noise_space: NoiseSpace = "latent",
+    on_call: OnCall | None = None,
+) -> Votes:
+    """The votes of a defence's trials; see `sample_trials` for the arguments they share.
+
+    classify: images (batch, 3, H, W) -> logits (batch, C), in calls of one shape
+    """
+
+    @torch.no_grad()
+    def votes(x: Tensor, keys: Sequence[str], start: int, count: int) -> Tensor:
+        total: Tensor | None = None
+        part = max(1, batch // max(1, len(x)))  # trials of all images that fit one call
+        for at in range(start, start + count, part):
+            trials = sample_trials(
+                denoiser,
+                x,
+                keys,
+                step=step,
+                trials=min(part, start + count - at),
+                seed=seed,
+                purpose=purpose,
+                batch=batch,
+                first=at,
+                denoise=denoise,
+                noise_space=noise_space,
+                on_call=on_call,
+            )
+            flat = []
+            for images in trials.flatten(0, 1).split(batch):
+                if on_call is not None:
+                    on_call("classifier", batch)
+                flat.append(classify(pad(images, batch))[: len(images)])
+            logits = torch.cat(flat)
+            chosen = logits.argmax(-1).view(trials.shape[:2])
+            counts = F.one_hot(chosen, logits.shape[-1]).sum(1)
+            total = counts if total is None else total + counts
+        if total is None:
+            raise CertificateError("certify: 0 noise samples decide nothing; raise n0 and n")
+        return total.cpu()
+
+    return votes
+
+
+def lower_bound(successes: NDArray[Any], n: int, alpha: float) -> NDArray[np.float64]:
+    """One-sided Clopper-Pearson bound: below the true share with probability 1 - alpha.
+
+    The p at which P(Binomial(n, p) >= successes) = alpha; 0 for no success.
+    """
+    k = np.asarray(successes, dtype=np.float64)
+    return np.where(k > 0, beta.ppf(alpha, np.maximum(k, 1), n - k + 1), 0.0)
+
+
+def predict(
+    votes: Votes, x: Tensor, keys: Sequence[str], *, n: int, alpha: float = ALPHA
+) -> NDArray[np.int64]:
+    """Cohen et al.'s PREDICT: g(x) with probability 1 - alpha, or ABSTAIN -> (B,).
+
+    Abstains unless the two-sided binomial test tells the two most frequent classes apart.
+    """
+    _check(n, n, alpha)
+    counts = votes(x, keys, 0, n).numpy()
+    order = np.argsort(-counts, axis=1, kind="stable")  # ties to the lower class
+    pred = np.full(len(counts), ABSTAIN, dtype=np.int64)
+    for i, row in enumerate(counts):
+        first, second = int(row[order[i, 0]]), int(row[order[i, 1]]) if len(row) > 1 else 0
+        if binomtest(first, first + second, 0.5).pvalue <= alpha:
+            pred[i] = order[i, 0]
+    return pred
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """pred (B,) class or ABSTAIN; radius (B,) in L2 pixel units, 0 where it abstains; p_lower (B,)
+    bound on the class's share, NaN where it abstained early; samples (B,) noise samples used.
+    """
+
+    pred: NDArray[np.int64]
+    radius: NDArray[np.float64]
+    p_lower: NDArray[np.float64]
+    samples: NDArray[np.int64]
+
+
+def certify(
+    votes: Votes,
+    x: Tensor,
+    keys: Sequence[str],
+    *,
+    sigma: float,
+    n0: int = 100,
+    n: int = 10_000,
+    alpha: float = ALPHA,
+    early: bool = False,
+) -> Certificates:
+    """Cohen et al.'s CERTIFY of images (B, 3, H, W).
+
+    sigma: `certified_sigma`
+    n0:    noise samples 0 .. n0 - 1 name the class; n others, behind them, bound its share
+    alpha: chance that a certificate, class and radius, is wrong
+    early: abstain after n/64, n/16 or n/4 samples where the share is surely below 1/2
+
+    Why `early` leaves alpha alone: the bound is computed once, after all n samples, and stopping
+    can only turn an answer into ABSTAIN, so the wrong certificates are a subset of those of the
+    full procedure, whatever rule stops it. What it risks is an abstention more. A look stops at a
+    count that a share of 1/2 or above reaches with probability at most alpha / 3, hence (a union
+    bound over 3 looks) an image whose class has half the votes or more is lost with probability
+    at most alpha; one with less can be certified only by the error that alpha bounds.
+    """
+    _check(n0, n, alpha)
+    size = len(x)
+    chosen = votes(x, keys, 0, n0).numpy().argmax(1)
+    hits, samples = np.zeros(size, dtype=np.int64), np.full(size, n0, dtype=np.int64)
+    active = np.arange(size)
+    looks = sorted({n // look for look in LOOKS} - {0}) if early else []
+    done = 0
+    for look in [*looks, n]:
+        if not len(active):
+            break
+        keep = torch.from_numpy(active).to(x.device)
+        counts = votes(x[keep], [keys[i] for i in active.tolist()], n0 + done, look - done).numpy()
+        hits[active] += counts[np.arange(len(active)), chosen[active]]
+        samples[active] += look - done
+        done = look
+        if look < n:
+            active = active[binom.cdf(hits[active], look, 0.5) > alpha / len(LOOKS)]
+    pred = np.full(size, ABSTAIN, dtype=np.int64)
+    radius, p_lower = np.zeros(size), np.full(size, np.nan)
+    p_lower[active] = lower_bound(hits[active], n, alpha)
+    sure = active[p_lower[active] >= 0.5]
+    pred[sure] = chosen[sure]
+    radius[sure] = sigma * norm.ppf(p_lower[sure])
+    return Certificates(pred, radius, p_lower, samples)
+
+
+def certified_accuracy(
+    pred: NDArray[Any], radius: NDArray[Any], label: NDArray[Any], radii: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Share of images (n,) certified for their own label at least as far as each radius (r,)."""
+    right = np.asarray(pred) == np.asarray(label)
+    if not len(right):
+        raise CertificateError("certify: a curve needs at least one image")
+    reached = np.asarray(radius)[:, None] >= np.asarray(radii, dtype=np.float64)[None, :]
+    return np.asarray((right[:, None] & reached).mean(0), dtype=np.float64)
+
+
+def largest_radius(sigma: float, n: int, alpha: float = ALPHA) -> float:
+    """The radius of an image all of whose n votes agree: where every curve ends."""
+    return float(sigma * norm.ppf(alpha ** (1 / n)))
+
+
+def _check(n0: int, n: int, alpha: float) -> None:
+    if n0 < 1 or n < 1:
+        raise CertificateError(f"certify: n0 {n0} and n {n} must be at least 1")
+    if not 0 < alpha < 0.5:
+        raise CertificateError(f"certify: alpha {alpha:g} must lie between 0 and 1/2")

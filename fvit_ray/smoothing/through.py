@@ -1,0 +1,220 @@
+"""The whole defence as one differentiable function of the image, for attacks that know it.
+
+    resize -> noise -> one-shot denoiser -> post noise -> classifier -> mean of probabilities
+
+Its noise is fresh at every step of an attack and never the evaluation's: the purpose it is keyed
+by must not be one of `fvit.purpose_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from fvit_ray.denoisers.base import Denoiser, Prediction
+from fvit_ray.denoisers.identity import Identity
+from fvit_ray.names import eps_name
+from fvit_ray.smoothing.dds import NoiseSpace, decode_images, encode_images
+from fvit_ray.smoothing.fvit import OnCall, pad, sample_trials
+from fvit_ray.smoothing.schedule import Step
+
+Gradient = Literal["exact", "bpda"]
+Classify = Callable[[Tensor], Tensor]
+
+
+class GradientError(ValueError):
+    """A defence that cannot be attacked in this way; the message is one line with the remedy."""
+
+
+def attack_purpose(eps: float) -> str:
+    """What the noise inside an attack of radius `eps` is keyed by, beside sample and step."""
+    return f"attack/{eps_name(eps)}/through"
+
+
+@dataclass(frozen=True)
+class Through:
+    """(x, step) -> log of the mean probability (B, C); see `attacks.base.Attacked`.
+
+    classify:   images (n, 3, H, W) -> logits (n, C)
+    keys:       (B,) of the images it will be called with, in that order
+    purpose:    of the noise, `attack_purpose(eps)`; a call at step s draws from `purpose`/call<s>
+    samples:    noise samples per image and step (eot)
+    batch:      trials per network call, the last one padded
+    gradient:   exact: through everything. bpda: forward exact, backward as if resize, noise,
+                denoiser and clamps were the identity (Athalye et al., 2018); any denoiser and any
+                chain can be attacked so, at the price of a classifier's gradient
+    checkpoint: keep only what goes into each network and compute its inside again on the way back:
+                memory of one call instead of all, for one more forward each
+    on_call:    called with a network's name and the images in the pass; backward passes count as
+                "denoiser backward" and so on, recomputed forwards as "denoiser again"
+    """
+
+    classify: Classify
+    denoiser: Denoiser
+    step: Step
+    keys: Sequence[str]
+    seed: int
+    purpose: str
+    samples: int
+    batch: int
+    gradient: Gradient = "exact"
+    checkpoint: bool = False
+    denoise: bool = True
+    smooth: bool = True
+    noise_space: NoiseSpace = "latent"
+    on_call: OnCall | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise GradientError(
+                f"eot: {self.samples} noise samples give no gradient; use 1 or more"
+            )
+        if self.purpose == "dds" or self.purpose.startswith("dds/"):
+            raise GradientError(
+                f"purpose: {self.purpose!r} is the evaluation's noise, which no attack may know"
+            )
+        if self.gradient not in ("exact", "bpda"):
+            raise GradientError(f"gradient: {self.gradient!r} is neither exact nor bpda")
+        length = _walk(self.denoiser, self.step)[1] + 1
+        chain = self.step.chain or _pipeline(self.denoiser) is not None
+        if chain and self.gradient == "exact" and not self.checkpoint:
+            raise GradientError(
+                f"gradient: the exact one of a chain of {length} denoiser calls "
+                "needs checkpoint; set it, or use bpda"
+            )
+
+    def __call__(self, x: Tensor, step: int) -> Tensor:
+        """Log of the mean probability (B, C) of images (B, 3, H, W), at least float32."""
+        logits = self.logits(x, step)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.log_softmax(-1).logsumexp(1) - math.log(self.samples)
+
+    def logits(self, x: Tensor, step: int) -> Tensor:
+        """Logits (B, samples, C) of the noise samples of this step, differentiable in x."""
+        wants = x.requires_grad and torch.is_grad_enabled()
+        trials = self._bpda(x, step) if self.gradient == "bpda" else self._exact(x, step, wants)
+        count = self._counter(wants)
+
+        def call(part: Tensor) -> Tensor:
+            count("classifier", self.batch)
+            images = pad(part, self.batch)
+            run = partial(_saving, self.classify) if self.checkpoint else self.classify
+            return cast(Tensor, run(images))[: len(part)]
+
+        flat = trials.flatten(0, 1)
+        logits = torch.cat([call(part) for part in flat.split(self.batch)])
+        return logits.view(*trials.shape[:2], -1)
+
+    def _exact(self, x: Tensor, step: int, wants: bool) -> Tensor:
+        saving = self.checkpoint and not isinstance(self.denoiser, Identity)
+        denoiser = Checkpointed(self.denoiser) if saving else self.denoiser
+        return self._trials(denoiser, x, step, self._counter(wants))
+
+    def _bpda(self, x: Tensor, step: int) -> Tensor:
+        with torch.no_grad():
+            trials = self._trials(self.denoiser, x, step, self._counter(False))
+        return trials + (x - x.detach()).unsqueeze(1)  # adds 0, and the gradient of x
+
+    def _trials(self, denoiser: Denoiser, x: Tensor, step: int, count: OnCall) -> Tensor:
+        return sample_trials(
+            denoiser,
+            x,
+            self.keys,
+            step=self.step,
+            trials=self.samples,
+            seed=self.seed,
+            purpose=f"{self.purpose}/call{step}",
+            batch=self.batch,
+            denoise=self.denoise,
+            smooth=self.smooth,
+            noise_space=self.noise_space,
+            on_call=count,
+        )
+
+    def _counter(self, wants: bool) -> OnCall:
+        def count(network: str, images: int) -> None:
+            if self.on_call is None:
+                return
+            self.on_call(network, images)
+            if wants:
+                self.on_call(f"{network} backward", images)
+                if self.checkpoint:
+                    self.on_call(f"{network} again", images)
+
+        return count
+
+
+class Checkpointed:
+    """A denoiser whose networks keep nothing but their inputs for the way back.
+
+    What else `inner` has (the start of an image-to-image pipeline) is found on it.
+    """
+
+    alphas_cumprod: Tensor
+    resolution: int | None
+    latent: bool
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        walk = _pipeline(inner)
+        self.pipeline = None if walk is None else Checkpointed(walk)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return cast(Tensor, _saving(self.inner.encode, x))
+
+    def predict(self, z_t: Tensor, t: int) -> Prediction:
+        return cast(Prediction, _saving(self.inner.predict, z_t, t))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return cast(Tensor, _saving(self.inner.decode, z))
+
+
+def _pipeline(denoiser: Denoiser) -> Any:
+    """The image-to-image pipeline that `dds` runs instead of one step; None for most."""
+    return getattr(denoiser, "pipeline", None)
+
+
+def _walk(denoiser: Denoiser, step: Step) -> tuple[Denoiser, int]:
+    """The network that denoises and the 0-based step at which it starts."""
+    pipeline = _pipeline(denoiser)
+    return (denoiser, step.t or 0) if pipeline is None else (pipeline, int(pipeline.start))
+
+
+def _saving(function: Callable[..., Any], *args: Any) -> Any:
+    # nothing inside draws noise, so there is no random state to restore
+    return torch_checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+def require_gradient(denoiser: Denoiser, step: Step, x: Tensor) -> None:
+    """Raise GradientError unless the gradient of an image passes through the denoiser.
+
+    x: one image (1, 3, H, W) in the size, dtype and device of the run. Costs one forward and one
+    backward pass; whether the gradient is of use is for the sanity checks of an attack to say.
+    """
+    if step.t is None or isinstance(denoiser, Identity):
+        return
+    remedy = "attack it through bpda, or through the classifier"
+    image = x.detach().clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            z = encode_images(denoiser, image)
+            network, t = _walk(denoiser, step)
+            out = decode_images(denoiser, network.predict(step.scale * z, t).x0)
+            grad = torch.autograd.grad(out.sum(), image, allow_unused=True)[0]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise GradientError(f"the denoiser has no gradient ({reason}); {remedy}") from None
+    if grad is None:
+        raise GradientError(f"the denoiser's image does not depend on its input; {remedy}")
+    if not grad.isfinite().all():
+        raise GradientError(f"the denoiser's gradient is not finite; {remedy}")

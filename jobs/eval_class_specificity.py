@@ -1,0 +1,11 @@
+"""Do maps follow the asked class? Without arguments, on the sample's pairs.
+
+uv run jobs/eval_class_specificity.py --help
+"""
+
+import sys
+
+from fvit_ray.dist.job import main
+
+if __name__ == "__main__":
+    sys.exit(main(default="class_specificity"))

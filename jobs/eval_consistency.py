@@ -1,0 +1,11 @@
+"""Do maps stay alike under attack? Without arguments, on the sample.
+
+uv run jobs/eval_consistency.py --help
+"""
+
+import sys
+
+from fvit_ray.dist.job import main
+
+if __name__ == "__main__":
+    sys.exit(main(default="consistency"))

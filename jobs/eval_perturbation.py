@@ -1,0 +1,11 @@
+"""Positive and negative perturbation tests of maps; without arguments, on the sample.
+
+uv run jobs/eval_perturbation.py --help
+"""
+
+import sys
+
+from fvit_ray.dist.job import main
+
+if __name__ == "__main__":
+    sys.exit(main(default="perturbation"))
