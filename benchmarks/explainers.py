@@ -42,6 +42,7 @@ from fvit_ray.models.load import Classifier, load_classifier
 from fvit_ray.registry import REGISTRY
 
 TOGETHER = "together"
+BLIND = ("random", "input_intensity", "center_gaussian")  # never look into the network
 COLUMNS = {
     "method": "method",
     "ms_batched": "batched ms",
@@ -171,7 +172,7 @@ def bench(name: str, args: argparse.Namespace) -> list[record.Row]:
         if reason := supports(model.net, method, options):
             print(f"left out: {reason}")
             continue
-        looks = method not in ("random", "input_intensity")  # else there is no pass to compare
+        looks = method not in BLIND  # else there is no pass to compare
         modes = ("batched", "one", "naive") if looks else ("batched", "one")
         rows.append(common | {"method": method} | ratios(measured(task, [method], modes, args)))
     rows += together(task, common, rows, args)

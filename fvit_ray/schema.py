@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-VERSION = 1
+VERSION = 2  # 2: resolution and mode of a defence; scores
 
 # condition_id and everything a condition is made of, in every row
 CONDITION = pa.schema(

@@ -60,7 +60,7 @@ def test_the_older_style_makes_the_same_maps(bench, model):
     spec = Preprocess("model", (32, 32), 1.0, "bilinear")
     batch, options = bench.images.load("sample", spec, 3, 10), Options(steps=2)
     image, target = batch.image.double(), torch.tensor([4, 0, 7])
-    names = [name for name in REGISTRY["explainer"] if name not in ("random", "input_intensity")]
+    names = [name for name in REGISTRY["explainer"] if name not in bench.explainers.BLIND]
     maps = explain(classifier, image, target, names, options=options)
     older = bench.naive.trainable(classifier)
     for name in names:
@@ -77,7 +77,7 @@ def test_the_older_style_makes_the_same_maps(bench, model):
 def test_ways_passes_and_memory_of_every_method(timed):
     _, rows = timed
     by_name = {(row["model"], row["method"]): row for row in rows}
-    assert len(by_name) == len(rows) == 2 * 14
+    assert len(by_name) == len(rows) == 2 * 15
     for row in rows:
         assert row["ms_batched"] > 0
         assert row["ms_one"] > 0
@@ -90,13 +90,13 @@ def test_ways_passes_and_memory_of_every_method(timed):
             "rollout": "1 0 0",
             "vta": "1 1 1",
             "integrated_gradients": "2 2 0",
-            "together (12)": "1 1 3",
+            "together (13)": "1 1 3",
         }.items():
             assert by_name[model, name]["passes"] == passes
         assert by_name[model, "vta"]["naive_passes"] == "1 1 1"
         assert by_name[model, "random"].get("ms_naive") is None
         assert by_name[model, "vta"]["naive_difference"] < 1e-9
-        together = by_name[model, "together (12)"]
+        together = by_name[model, "together (13)"]
         alone = [r for r in rows if r["model"] == model and "naive_passes" in r]
         shared = [r["ms_naive"] for r in alone if r["method"] != "integrated_gradients"]
         assert together["ms_naive"] == pytest.approx(sum(shared))

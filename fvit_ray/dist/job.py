@@ -141,7 +141,9 @@ def finish(out: Path, config: Config, work: Work, document: dict[str, Any]) -> d
     counts, meter = resume.totals(out)
     _, naive = forwards(config, len(work.specs))
     good = counts["samples"] - counts["errors"]
-    networks = sorted(meter["forwards"].keys() | naive.keys())
+    # relevance passes go through rules, not through a network
+    passes = meter["forwards"].keys() | naive.keys()
+    networks = sorted(name for name in passes if not name.startswith("relevance"))
     document |= {
         **counts,
         "status": "complete",

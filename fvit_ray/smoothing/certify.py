@@ -122,16 +122,17 @@ def defence_votes(
     """
 
     @torch.no_grad()
-    def votes(x: Tensor, keys: Sequence[str], start: int, count: int) -> Tensor:
-        total: Tensor | None = None
-        part = max(1, batch // max(1, len(x)))  # trials of all images that fit one call
-        for at in range(start, start + count, part):
+    def one(image: Tensor, key: str, start: int, count: int) -> Tensor:
+        """Counts (C,) of one image (1, 3, H, W): calls are filled with trials of one image, for
+        thousands of them leave less padding than the few images of a block."""
+        parts = []
+        for at in range(start, start + count, batch):
             trials = sample_trials(
                 denoiser,
-                x,
-                keys,
+                image,
+                (key,),
                 step=step,
-                trials=min(part, start + count - at),
+                trials=min(batch, start + count - at),
                 seed=seed,
                 purpose=purpose,
                 batch=batch,
@@ -139,19 +140,18 @@ def defence_votes(
                 denoise=denoise,
                 noise_space=noise_space,
                 on_call=on_call,
-            )
-            flat = []
-            for images in trials.flatten(0, 1).split(batch):
-                if on_call is not None:
-                    on_call("classifier", batch)
-                flat.append(classify(pad(images, batch))[: len(images)])
-            logits = torch.cat(flat)
-            chosen = logits.argmax(-1).view(trials.shape[:2])
-            counts = F.one_hot(chosen, logits.shape[-1]).sum(1)
-            total = counts if total is None else total + counts
-        if total is None:
+            )[0]
+            if on_call is not None:
+                on_call("classifier", batch)
+            logits = classify(pad(trials, batch))[: len(trials)]
+            parts.append(F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0))
+        return torch.stack(parts).sum(0)
+
+    def votes(x: Tensor, keys: Sequence[str], start: int, count: int) -> Tensor:
+        if count < 1:
             raise CertificateError("certify: 0 noise samples decide nothing; raise n0 and n")
-        return total.cpu()
+        rows = [one(x[i : i + 1], key, start, count) for i, key in enumerate(keys)]
+        return torch.stack(rows).cpu()
 
     return votes
 

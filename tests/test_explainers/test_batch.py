@@ -78,8 +78,9 @@ def test_indexing_the_first_sample_is_caught(classifier, batch, methods):
         return {n: m[:1].expand_as(m) for n, m in explain(*args, **kwargs).items()}
 
     for name in methods:
-        with pytest.raises(AssertionError, match=name):
-            check_batch(first, classifier, batch, [name])
+        if name != "center_gaussian":  # which is the first sample's for all
+            with pytest.raises(AssertionError, match=name):
+                check_batch(first, classifier, batch, [name])
 
 
 def test_explaining_the_first_samples_class_is_caught(classifier, batch, monkeypatch):

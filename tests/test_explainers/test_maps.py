@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from fvit_ray import rng
 from fvit_ray.explainers import ExplainError, Options, constant, explain, finish
 
-PIXELS = ("lrp", "attnlrp", "random", "input_intensity", "input_gradient", "integrated_gradients")
+PIXELS = (
+    "lrp",
+    "attnlrp",
+    "random",
+    "input_intensity",
+    "center_gaussian",
+    "input_gradient",
+    "integrated_gradients",
+)
 GRIDS = {"vit": (4, 4), "deit": (4, 4), "swin": (16, 16)}
 
 
@@ -99,3 +107,14 @@ def test_distilled_rows(tiny, batch):
     rows = tape.attention[-1].mean(1)[:, :2, 2:].unflatten(-1, (4, 4))
     torch.testing.assert_close(cls["raw_attention"], rows[:, 0])
     torch.testing.assert_close(both["raw_attention"], rows.mean(1))
+
+
+def test_center_gaussian_is_highest_in_the_middle_and_the_same_for_all(tiny, batch):
+    maps = explain(tiny("swin"), *batch, ["center_gaussian"])["center_gaussian"]
+    assert torch.equal(maps[0], maps[-1])
+    torch.testing.assert_close(maps, maps.flip(1))
+    torch.testing.assert_close(maps, maps.flip(2))
+    side = maps.shape[-1]
+    at = maps[0].argmax().item()
+    assert {at // side, at % side} <= {side // 2 - 1, side // 2}
+    assert maps[0, side // 2, -1].item() == pytest.approx(2.718281828**-2, rel=0.2)  # two std away

@@ -14,7 +14,13 @@ from fvit_ray.explainers import ExplainError, Options, explain, load, supports
 from fvit_ray.models.load import Classifier, load_classifier
 from fvit_ray.registry import UnknownName
 
-CONTROLS = ("random", "input_intensity", "input_gradient", "integrated_gradients")
+CONTROLS = (
+    "random",
+    "input_intensity",
+    "center_gaussian",
+    "input_gradient",
+    "integrated_gradients",
+)
 make_vit = partial(VisionTransformer, 32, 8, embed_dim=32, depth=2, num_heads=4)
 
 

@@ -1,0 +1,158 @@
+"""scores.csv from score rows: the metrics' own totals, pairs of the same images, nulls left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fvit_ray import schema
+from fvit_ray.metrics.accuracy import write_summary
+from fvit_ray.metrics.bootstrap import mean_interval
+from fvit_ray.metrics.scores import summarise_scores
+from fvit_ray.metrics.segmentation import bootstrap, totals
+from fvit_ray.sinks.parquet import write_rows
+
+N = 12
+SCORES = [name for name, _ in schema.SCORES_OF["segmentation"]]
+
+
+def conditions() -> list[dict[str, Any]]:
+    found = []
+    for denoiser in ("none", "sample_ddpm"):
+        for eps in (0.0, 8 / 255):
+            line = dict.fromkeys(schema.CONDITION.names)
+            name = f"{denoiser}-{eps:.3f}"
+            found.append(
+                line | {"condition_id": name, "model": "m", "eps": eps} | {"denoiser": denoiser}
+            )
+    return found
+
+
+def score(rng: np.random.Generator) -> dict[str, Any]:
+    """What segmentation says of one image of 100 pixels."""
+    mask, found = rng.random(100) < 0.4, rng.random(100) < 0.5
+    both, neither = int((mask & found).sum()), int((~mask & ~found).sum())
+    return {
+        "intersection_background": neither,
+        "intersection_foreground": both,
+        "union_background": 100 - both,
+        "union_foreground": 100 - neither,
+        "correct_pixels": both + neither,
+        "pixels": 100,
+        "average_precision": float(rng.random()),
+        "f1": float(rng.random()),
+        "pointing": bool(rng.random() < 0.6),
+        "cosine": float(rng.random()),
+        "spearman": float(rng.random()),
+        "top10": float(rng.random()),
+        "ssim": float(rng.random()),
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder of two chunks, written in no order; one map is constant and so has no score."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for at in range(N):
+        for line in conditions():
+            for explainer in ("vta", "rollout", "random"):
+                row = line | {"key": f"k{at}", "shard": "s", "position": at, "explainer": explainer}
+                row |= score(rng)
+                if line["eps"] == 0:
+                    row |= dict.fromkeys(("cosine", "spearman", "top10", "ssim"))
+                if at == 3 and explainer == "rollout" and line["denoiser"] == "none":
+                    row |= dict.fromkeys(SCORES)
+                rows.append(row)
+    rng.shuffle(rows)  # type: ignore[arg-type]
+    for chunk in range(2):
+        part = [row for row in rows if row["position"] % 2 == chunk]
+        write_rows(tmp_path / "scores" / f"s-{chunk:05d}.parquet", part, {}, schema.SCORE)
+    metrics = ["segmentation", "consistency"]
+    document = {"conditions": conditions(), "seed": 0, "config": {"scores": {"metrics": metrics}}}
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def columns(run: Path, condition: str, explainer: str) -> dict[str, Any]:
+    import pyarrow.dataset as ds
+
+    rows = ds.dataset(run / "scores", format="parquet").to_table().to_pylist()
+    mine = [r for r in rows if r["condition_id"] == condition and r["explainer"] == explainer]
+    mine.sort(key=lambda row: row["position"])
+    names = [*SCORES, "cosine"]
+    found = {name: np.array([row[name] or 0 for row in mine]) for name in names}
+    return found | {"valid": np.array([row["pixels"] is not None for row in mine])}
+
+
+def lines_of(run: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    lines = summarise_scores(run)
+    found = {(x["condition_id"], x["explainer"], x["score"]): x for x in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+def test_values_are_the_metrics_own_totals(run: Path) -> None:
+    lines = lines_of(run)
+    for condition in conditions():
+        for explainer in ("vta", "rollout", "random"):
+            mine = columns(run, condition["condition_id"], explainer)
+            expected = totals(mine)
+            for name, value in expected._asdict().items():
+                if name == "n":
+                    continue
+                line = lines[condition["condition_id"], explainer, name]
+                assert line["value"] == pytest.approx(value)
+                assert line["n"] == expected.n
+                assert line["low"] <= line["value"] <= line["high"]
+
+
+def test_a_constant_map_is_left_out_and_counted(run: Path) -> None:
+    lines = lines_of(run)
+    assert lines["none-0.000", "rollout", "miou"]["n"] == N - 1
+    assert lines["none-0.000", "vta", "miou"]["n"] == N
+
+
+def test_differences_are_paired_and_signed(run: Path) -> None:
+    lines = lines_of(run)
+    bare, ours = (columns(run, f"{d}-0.031", "vta") for d in ("none", "sample_ddpm"))
+    random = columns(run, "none-0.031", "random")
+    gain = bootstrap(ours, bare, 0)["miou"]
+    line = lines["sample_ddpm-0.031", "vta", "miou"]
+    assert [line[k] for k in ("gain", "gain_low", "gain_high")] == pytest.approx(list(gain))
+    line = lines["none-0.031", "vta", "miou"]
+    over = bootstrap(bare, random, 0)["miou"]
+    assert [line[f"over_random{k}"] for k in ("", "_low", "_high")] == pytest.approx(list(over))
+    # ours minus this one: the gain of the same explainer
+    assert [line[f"ours{k}"] for k in ("", "_low", "_high")] == pytest.approx(list(gain))
+    assert line["gain"] is None
+    assert lines["sample_ddpm-0.031", "vta", "miou"]["ours"] is None
+    assert lines["none-0.031", "random", "miou"]["over_random"] is None
+
+
+def test_consistency_has_no_line_where_nothing_is_compared(run: Path) -> None:
+    lines = lines_of(run)
+    assert ("none-0.000", "vta", "cosine") not in lines
+    mine = columns(run, "none-0.031", "vta")
+    expected = mean_interval({"valid": mine["valid"], "cosine": mine["cosine"]}, "cosine", seed=0)
+    line = lines["none-0.031", "vta", "cosine"]
+    assert [line[k] for k in ("value", "low", "high")] == pytest.approx(list(expected))
+
+
+def test_the_file_holds_every_line(run: Path) -> None:
+    lines = summarise_scores(run)
+    write_summary(run / "scores.csv", lines, schema.SCORES)
+    with (run / "scores.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert list(read[0]) == [*schema.CONDITION.names, *schema.SCORES]
+    assert [row["score"] for row in read] == [line["score"] for line in lines]
+
+
+def test_without_scores_there_are_no_lines(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"scores": {"metrics": []}}}))
+    assert summarise_scores(tmp_path) == []
