@@ -128,6 +128,13 @@ class Config(Frozen):
                 "without --from"
             )
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a sample whose class is not known can have no part in this run."""
+        attacked = any(self.attack.eps) and self.attack.label == "truth"
+        scored = {"perturbation", "class_specificity"} & set(self.scores.metrics)
+        return bool(attacked or scored or self.explain.target == "label")
+
     def canonical(self) -> dict[str, Any]:
         """All that a result depends on; how many actors and where to is left out."""
         tree = self.model_dump(mode="json")

@@ -183,7 +183,7 @@ class Evaluator:
 
 def _outcome(total: Aggregate, label: Tensor, other: Tensor | None) -> Outcome:
     def prob(index: Tensor) -> Tensor:
-        return total.probs.gather(1, index.unsqueeze(1)).squeeze(1)
+        return total.probs.gather(1, index.clamp(min=0).unsqueeze(1)).squeeze(1)
 
     top5 = (total.top5 == label.unsqueeze(1)).any(1)
     second = None if other is None else prob(other)

@@ -104,12 +104,13 @@ class Results:
                 valid = bool(outcome.valid[i])
                 row = {"key": key, "at": i, **self.columns[name], "label": int(self.label[i])}
                 if valid:
+                    row["pred"] = int(outcome.pred[i])
+                    row["prob_pred"] = float(outcome.prob_pred[i])
+                if valid and self.label[i] >= 0:  # -1: the class is not known
                     row |= {
-                        "pred": int(outcome.pred[i]),
                         "correct": bool(outcome.pred[i] == self.label[i]),
                         "top5_correct": bool(outcome.top5_correct[i]),
                         "prob_label": float(outcome.prob_label[i]),
-                        "prob_pred": float(outcome.prob_pred[i]),
                     }
                 rows.append(
                     row | {"error": None if valid else "the network's output is not finite"}

@@ -52,7 +52,7 @@ ROW = pa.schema(
         ("shard", pa.string()),
         ("position", pa.int64()),  # of the sample in its shard, 0-based
         *CONDITION,
-        ("label", pa.int32()),
+        ("label", pa.int32()),  # -1: not known; then correct, top5_correct and prob_label are null
         ("pred", pa.int32()),
         ("correct", pa.bool_()),
         ("top5_correct", pa.bool_()),

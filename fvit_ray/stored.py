@@ -76,5 +76,6 @@ def _blank(n: int) -> Outcome:
 
 def _fill(outcome: Outcome, at: int, row: dict[str, Any]) -> None:
     outcome.pred[at], outcome.valid[at] = row["pred"], True
-    outcome.prob_label[at], outcome.prob_pred[at] = row["prob_label"], row["prob_pred"]
-    outcome.top5_correct[at] = row["top5_correct"]
+    outcome.prob_label[at] = row["prob_label"] or 0  # null where the class is not known
+    outcome.prob_pred[at] = row["prob_pred"]
+    outcome.top5_correct[at] = bool(row["top5_correct"])

@@ -140,14 +140,27 @@ def decode_image(data: bytes) -> Pixels:
 
 
 def decode_label(
-    fields: Mapping[str, bytes], num_classes: int | None = None, member: str = LABEL
+    fields: Mapping[str, bytes],
+    num_classes: int | None = None,
+    member: str = LABEL,
+    unlabelled: bool = False,
 ) -> int:
-    """The class index in the member `cls`, in [0, num_classes); raises DecodeError."""
+    """The class index in the member `cls`, in [0, num_classes); raises DecodeError.
+
+    unlabelled: accept -1, which segmentation sets have where the class is not known
+    """
     if member not in fields:
         raise DecodeError(f"label: no member .{member}")
     text = fields[member].decode("utf-8", "backslashreplace").strip()
     if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise DecodeError(f"label: {text[:40]!r} is not an integer")
+    if text == "-1":
+        if unlabelled:
+            return -1
+        raise DecodeError(
+            "label: -1 is no class; without classes set attack.label to prediction, explain.target "
+            "to predicted, and leave out metrics of accuracy"
+        )
     last = (1 << 31) - 1 if num_classes is None else num_classes - 1
     if len(text) > 20 or not 0 <= int(text) <= last:
         raise DecodeError(f"label: {text[:40]} is not in 0..{last}")
@@ -190,10 +203,12 @@ def decode_sample(
     specs: Sequence[Preprocess],
     num_classes: int | None = None,
     needs: Sequence[str] = (),
+    unlabelled: bool = False,
 ) -> DecodedSample:
     """Decode and preprocess one sample; never raises for bad contents, see `DecodedSample.error`.
 
     needs: members that this run cannot do without (`MASK`, ...); a sample without them is bad
+    unlabelled: whether a label may be -1, not known
 
     A mask must have the size of the upright image.
     """
@@ -203,7 +218,7 @@ def decode_sample(
     if not problems:
         problems += [f"{name}: the sample has no member .{name}" for name in _missing(raw, needs)]
         try:
-            label = decode_label(raw.fields, num_classes)
+            label = decode_label(raw.fields, num_classes, unlabelled=unlabelled)
             if OTHER + LABEL in raw.fields:
                 parts["other"] = decode_label(raw.fields, num_classes, OTHER + LABEL)
         except DecodeError as error:

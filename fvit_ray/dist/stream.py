@@ -87,14 +87,20 @@ class DecodeChunk:
     """Raw bytes -> uint8 images in every preprocessing that the classifiers need."""
 
     def __init__(
-        self, specs: Iterable[Preprocess], num_classes: int, needs: Iterable[str] = ()
+        self,
+        specs: Iterable[Preprocess],
+        num_classes: int,
+        needs: Iterable[str] = (),
+        unlabelled: bool = False,
     ) -> None:
         self.specs, self.num_classes, self.needs = tuple(specs), num_classes, tuple(needs)
+        self.unlabelled = unlabelled
 
     def __call__(self, table: pa.Table) -> pa.Table:
         row = table.to_pylist()[0]
         samples: list[RawSample] = pickle.loads(row["payload"])
-        decoded = [decode_sample(raw, self.specs, self.num_classes, self.needs) for raw in samples]
+        options = (self.specs, self.num_classes, self.needs, self.unlabelled)
+        decoded = [decode_sample(raw, *options) for raw in samples]
         payload = pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())
         return table.set_column(3, "payload", payload)
 
@@ -117,7 +123,7 @@ def stream(
     context.target_max_block_size = 1  # every row is a block of its own
     context.execution_options.preserve_order = False
     needs = {member for metric in config.scores.metrics for member in NEEDS.get(metric, ())}
-    decode = DecodeChunk(specs, num_classes, sorted(needs))
+    decode = DecodeChunk(specs, num_classes, sorted(needs), not config.needs_labels)
     reader_cpus = READER_CPUS if pool.device == "cpu" else 0.5
     dataset: Dataset = ray.data.read_datasource(
         ShardSource(tasks, config.compute.chunk),

@@ -36,12 +36,13 @@ class _Tally:
         sample = self._number(batch)
         good = pc.is_null(batch["error"]).to_numpy(zero_copy_only=False)
         self.failed.update(sample[~good].tolist())
+        known = pc.is_valid(batch["correct"]).to_numpy(zero_copy_only=False)
         right = pc.fill_null(batch["correct"], False).to_numpy(zero_copy_only=False)
         top5 = pc.fill_null(batch["top5_correct"], False).to_numpy(zero_copy_only=False)
         condition = batch["condition_id"].dictionary_encode()
         code = pc.fill_null(condition.indices, -1).to_numpy(zero_copy_only=False)
         for at, name in enumerate(condition.dictionary.to_pylist()):
-            mine = good & (code == at)
+            mine = good & known & (code == at)  # without a class there is no right or wrong
             part = np.stack([sample[mine], right[mine], top5[mine]])
             self.parts.setdefault(name, []).append(part)
 

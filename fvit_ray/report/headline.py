@@ -32,7 +32,9 @@ def answers(run: Run) -> list[Answer]:
         return [Answer(RANDOM)]
     table = grid(run.lines)
     if not any(line["n"] for line in run.lines):
-        bad = run.document["errors"]
+        bad = run.document["errors"] or 0
+        if (run.document["samples"] or 0) > bad:
+            return [Answer("The samples have no classes, so there is no accuracy to tell.")]
         return [Answer(f"No sample was evaluated{f': {count(bad)} failed' if bad else ''}.")]
     eps = table.eps[-1]
     found = [_answer(table, model, eps) for model in table.models]

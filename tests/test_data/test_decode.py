@@ -199,13 +199,15 @@ def test_labels() -> None:
         (b"3.0", "not an integer"),
         (b"\xff\xfe", "not an integer"),
         (b"10", "label: 10 is not in 0..9"),
-        (b"-1", "label: -1 is not in 0..9"),
+        (b"-1", "set attack.label to prediction"),
+        (b"-2", "label: -2 is not in 0..9"),
         (b"9" * 10_000, "is not in 0..9"),
     ):
         with pytest.raises(DecodeError) as caught:
             decode_label({"cls": contents}, 10)
         assert message in str(caught.value)
         assert _one_line(caught.value)
+    assert decode_label({"cls": b"-1"}, 10, unlabelled=True) == -1
     with pytest.raises(DecodeError, match=r"no member \.cls"):
         decode_label({"jpg": b""}, 10)
 

@@ -206,3 +206,40 @@ def test_an_export_needs_its_images(scored: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(document))
     with pytest.raises(ConfigError, match="--export"):
         export(tmp_path, tmp_path / "x.hdf5")
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
+    """Four garments as a segmentation set has them: masks, and no class."""
+    members = {}
+    for _, sample in zip(range(4), read_samples(expand("sample")[0]), strict=False):
+        fields = sample.fields | {"cls": b"-1"}
+        members |= {f"{sample.key}.{extension}": data for extension, data in fields.items()}
+    return make_tar(tmp_path_factory.mktemp("unlabelled") / "seg-000000.tar", members)
+
+
+def test_images_without_classes_are_segmented(unlabelled: Path, tmp_path: Path) -> None:
+    argv = ["--data", str(unlabelled), "--out", str(tmp_path / "run"), "--attack.label"]
+    argv += ["prediction", "--scores.metrics", "segmentation"]
+    assert job.main([*SMALL, *argv]) == 0
+    rows = ds.dataset(tmp_path / "run" / "metrics", format="parquet").to_table().to_pylist()
+    assert len(rows) == 4 * 4
+    for row in rows:
+        assert row["error"] is None
+        assert row["pred"] is not None
+        for name in ("correct", "top5_correct", "prob_label"):
+            assert row[name] is None
+    assert len(scores_of(tmp_path / "run")) == 4 * 4 * 2
+    summary = list(csv.DictReader((tmp_path / "run" / "summary.csv").open()))
+    assert {line["n"] for line in summary} == {"0"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "no classes" in page
+    assert 'id="segmentation"' in page
+
+
+def test_an_attack_on_the_truth_needs_classes(unlabelled: Path, tmp_path: Path) -> None:
+    argv = ["--data", str(unlabelled), "--out", str(tmp_path / "run")]
+    assert job.main([*SMALL, *argv]) == 0
+    rows = ds.dataset(tmp_path / "run" / "metrics", format="parquet").to_table().to_pylist()
+    assert len(rows) == 4
+    assert all("attack.label" in row["error"] for row in rows)
