@@ -23,7 +23,7 @@ Line = dict[str, Any]
 Columns = dict[str, NDArray[Any]]  # a metric's columns (n,), `valid` among them
 
 RANDOM, OURS = "random", "vta"
-SPLITS = ("dominant", "non_dominant")  # of class_specificity
+SPLITS = ("both", "dominant", "non_dominant")  # of class_specificity, by the asked class
 # what is averaged over images; segmentation has `segmentation.SCORES`
 MEANS: dict[str, tuple[str, ...]] = {
     "perturbation": ("positive_auc", "negative_auc"),
@@ -42,7 +42,8 @@ class Cell:
     condition: Mapping[str, Any]
     explainer: str
     columns: Mapping[str, NDArray[Any]]
-    keep: Mapping[str, NDArray[np.bool_]]  # of each split of class_specificity, its images
+    keep: Mapping[str, NDArray[np.bool_]]  # of each split of class_specificity, its samples
+    image: NDArray[np.int64]  # which samples of class_specificity are one image, asked twice
 
     def of(self, metric: str, split: str = "") -> Columns:
         """The metric's columns; an image without a value is not `valid` and has zeros."""
@@ -50,7 +51,16 @@ class Cell:
         valid = ~np.isnan(self.columns[names[0]])
         if split:
             valid = valid & self.keep[split]
-        return {"valid": valid} | {name: np.nan_to_num(self.columns[name]) for name in names}
+        columns = {name: np.nan_to_num(self.columns[name]) for name in names}
+        return self._by_image(columns, valid) if split == "both" else {"valid": valid} | columns
+
+    def _by_image(self, columns: Columns, valid: NDArray[np.bool_]) -> Columns:
+        """Means over the questions asked of an image, which are no two images; it is valid if all
+        of them are. A map that ignores the class has a margin of exactly 0 then."""
+        asked = np.bincount(self.image)
+        whole = np.bincount(self.image, weights=valid) == asked
+        means = {n: np.bincount(self.image, weights=c) / asked for n, c in columns.items()}
+        return {"valid": whole} | means
 
 
 def summarise_scores(folder: Path | str) -> list[Line]:
@@ -89,7 +99,7 @@ def _read(
     """The cells of one group, all with the same images in the same order."""
     names = [name for metric in metrics for name, _ in schema.SCORES_OF[metric]]
     table = rows.to_table(
-        columns=["shard", "position", "condition_id", "explainer", *names],
+        columns=["key", "shard", "position", "condition_id", "explainer", *names],
         filter=pc.field("condition_id").isin([c["condition_id"] for c in group]),
     ).sort_by([("shard", "ascending"), ("position", "ascending")])
     keep = _splits(rows, group[0]["model"], conditions) if "class_specificity" in metrics else {}
@@ -99,8 +109,16 @@ def _read(
         for explainer in dict.fromkeys(mine["explainer"].to_pylist()):
             part = mine.filter(pc.field("explainer") == explainer)
             columns = {name: _numbers(part[name]) for name in names}
-            cells.append(Cell(condition, explainer, columns, keep))
+            cells.append(Cell(condition, explainer, columns, keep, _images(part)))
     return cells
+
+
+def _images(rows: pa.Table) -> NDArray[np.int64]:
+    """(n,) number of each sample's image: keys that differ after their last dash share one."""
+    numbers: dict[tuple[str, str], int] = {}
+    names = zip(rows["shard"].to_pylist(), rows["key"].to_pylist(), strict=True)
+    owners = [(shard, key.rpartition("-")[0] or key) for shard, key in names]
+    return np.array([numbers.setdefault(owner, len(numbers)) for owner in owners], dtype=np.int64)
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
@@ -113,7 +131,8 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 def _splits(rows: ds.Dataset, model: str, conditions: list[Line]) -> dict[str, NDArray[np.bool_]]:
     """Per split, the images that the undefended classifier recognised when clean (its prediction is
-    one of the two classes) and whose asked class it then took for the likelier, or not."""
+    one of the two classes): all, and those whose asked class it then took for the likelier, or
+    not."""
     own = [c for c in conditions if c["model"] == model]
     clean = [c for c in own if c["eps"] == 0 and c["denoiser"] == "none"] or own
     where = pc.field("condition_id") == clean[0]["condition_id"]
@@ -128,7 +147,8 @@ def _splits(rows: ds.Dataset, model: str, conditions: list[Line]) -> dict[str, N
         if row["recognised"] is not None or at not in seen:
             seen[at] = known
     recognised, dominant = np.array(list(seen.values()), dtype=bool).reshape(-1, 2).T
-    return {"dominant": recognised & dominant, "non_dominant": recognised & ~dominant}
+    splits = (recognised, recognised & dominant, recognised & ~dominant)
+    return dict(zip(SPLITS, splits, strict=True))
 
 
 def _lines(cell: Cell, cells: list[Cell], metric: str, seed: int) -> Iterator[Line]:

@@ -136,32 +136,47 @@ def _named(line: Line) -> str:
 
 
 def _specificity(run: Run) -> list[Verdict]:
-    """Experiment 4: what DDS does to VTA's margin on the class that is not the dominant one."""
-    lines = [
-        line
-        for line in run.scores
-        if line["metric"] == "class_specificity"
-        and line["explainer"] == "vta"
-        and line["score"] == "margin_non_dominant"
-        and line["gain_low"] is not None
+    """Experiment 4: is plain VTA specific, and what does DDS do for the class not dominant?"""
+    found = [
+        x for x in run.scores if x["metric"] == "class_specificity" and x["explainer"] == "vta"
     ]
-    if not lines:
-        return []
-    parts, worse, better = [], 0, 0
-    for line in lines:
-        parts.append(
-            f"{line['model']} {radius(line['eps'])}: "
-            f"{number('class_specificity', line['gain'])} "
-            f"[{number('class_specificity', line['gain_low'])}, "
-            f"{number('class_specificity', line['gain_high'])}]"
+    plain = [x for x in found if x["score"] == "margin_both" and x["denoiser"] == "none"]
+    changed = [
+        x for x in found if x["score"] == "margin_non_dominant" and x["gain_low"] is not None
+    ]
+    verdicts = []
+    if all(x["low"] is not None for x in plain) and plain:
+        specific = sum(x["low"] > 0 for x in plain)
+        verdict = HOLDS if specific == len(plain) else FAILS if not specific else UNDECIDED
+        sentence = (
+            "VTA follows the asked class (margin over both questions above 0, n = "
+            f"{_numbers(plain)}): {_list(plain, 'value', 'low', 'high')}; so in {specific} of "
+            f"{len(plain)}."
         )
-        worse += line["gain_high"] < 0
-        better += line["gain_low"] > 0
-    verdict = HOLDS if worse == len(lines) else FAILS if better else UNDECIDED
-    sentence = (
-        "The paper saw DDS do worse than plain VTA on the class that is not dominant. Change of "
-        f"VTA's margin for that class with DDS (n = {min(x['n'] for x in lines)} to "
-        f"{max(x['n'] for x in lines)}): {'; '.join(parts)}; worse in {worse}, better in {better} "
-        f"of {len(lines)}."
-    )
-    return [Verdict("Experiment 4 (non-dominant class)", verdict, sentence)]
+        verdicts.append(Verdict("Experiment 4 (class-specific)", verdict, sentence))
+    if changed:
+        worse = sum(x["gain_high"] < 0 for x in changed)
+        better = sum(x["gain_low"] > 0 for x in changed)
+        verdict = HOLDS if worse == len(changed) else FAILS if better else UNDECIDED
+        sentence = (
+            "The paper saw DDS do worse than plain VTA on the class that is not dominant. Change "
+            f"of VTA's margin for that class with DDS (n = {_numbers(changed)}): "
+            f"{_list(changed, 'gain', 'gain_low', 'gain_high')}; worse in {worse}, better in "
+            f"{better} of {len(changed)}."
+        )
+        verdicts.append(Verdict("Experiment 4 (non-dominant class)", verdict, sentence))
+    return verdicts
+
+
+def _numbers(lines: list[Line]) -> str:
+    numbers = sorted({line["n"] for line in lines})
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _list(lines: list[Line], *names: str) -> str:
+    """ "m clean: 1.0 [0.5, 1.5]; ..." of three columns."""
+    parts = []
+    for line in lines:
+        value, low, high = (number("class_specificity", line[name]) for name in names)
+        parts.append(f"{line['model']} {radius(line['eps'])}: {value} [{low}, {high}]")
+    return "; ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +31,7 @@ class Metric:
     digits: int = 1
     lower: tuple[str, ...] = ()  # scores of which less is better
     marks: bool = True  # whether being told from the random control means anything
+    first: tuple[str, ...] = ()  # what a terminal has room for; all if empty
 
 
 METRICS = {
@@ -45,6 +46,7 @@ METRICS = {
         },
         "Foreground is where a map exceeds its own mean, against the object's mask, in percent "
         "(Chefer et al., 2021); pointing: the maximum lies on the object. Higher is better.",
+        first=("miou",),
     ),
     "perturbation": Metric(
         "Perturbation tests",
@@ -63,6 +65,7 @@ METRICS = {
         "share 10 of the top 10 %. A map that never changes is perfectly consistent: read it "
         "beside a test of what it shows.",
         marks=False,
+        first=("spearman",),
     ),
     "saco": Metric(
         "SaCo",
@@ -84,15 +87,19 @@ METRICS = {
     "class_specificity": Metric(
         "Class specificity",
         {
+            "margin_both": "margin",
+            "margin_dominant": "dominant",
+            "margin_non_dominant": "non-dominant",
             "share_dominant": "share, dominant",
-            "margin_dominant": "margin, dominant",
-            "share_non_dominant": "share, other",
-            "margin_non_dominant": "margin, other",
+            "share_non_dominant": "share, non-dom.",
         },
         "Share of a map's positive mass on the asked class's object, and its margin over the share "
         "on the other object, in percent. Dominant: the likelier of the two classes to the "
         "undefended classifier on the clean image; only images are counted in which it sees one "
-        "of the two. A map that ignores the class has margins that cancel: m and -m.",
+        "of the two. Objects differ in size, so a map that ignores the class has margins that "
+        "cancel over the two questions: judge whether a map is specific by the first column, where "
+        "it has 0.",
+        first=("margin_both", "margin_non_dominant"),
     ),
 }
 
@@ -202,7 +209,7 @@ def plain(run: Run) -> str:
     parts: list[str] = []
     for metric, shown in METRICS.items():
         heads = columns(run, metric)
-        firsts = [head for head in heads if head[1] in _first(shown)]
+        firsts = [head for head in heads if head[1] in (shown.first or shown.scores)]
         if not heads:
             continue
         titles = [f"{radius(eps)} {shown.scores[score]}" for eps, score in firsts]
@@ -216,14 +223,6 @@ def plain(run: Run) -> str:
         lines.insert(1, "-" * max(map(len, lines)))
         parts += ["", shown.title, *lines, counts(run, metric)]
     return "\n".join(parts)
-
-
-def _first(shown: Metric) -> Sequence[str]:
-    """What a terminal has room for."""
-    names = tuple(shown.scores)
-    return {5: ("miou",), 4: names[::3] if "margin_dominant" in names else names[:1]}.get(
-        len(names), names
-    )
 
 
 def _text(metric: str, line: Line | None) -> str:

@@ -2,7 +2,8 @@
 
 As the grid pointing game does (Rao et al., 2022), but at the garments' own scale and in an image of
 the sample's size: of each garment the middle half of its columns is shown. Every pair is two
-samples of one image, which ask for the left and for the right garment.
+samples of one image, which ask for the left and for the right garment; their keys differ after the
+last dash.
 """
 
 from __future__ import annotations

@@ -156,3 +156,36 @@ def test_the_file_holds_every_line(run: Path) -> None:
 def test_without_scores_there_are_no_lines(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"config": {"scores": {"metrics": []}}}))
     assert summarise_scores(tmp_path) == []
+
+
+def test_the_two_questions_of_an_image_are_one_image(tmp_path: Path) -> None:
+    """A map that ignores the class has margins m and -m: exactly 0 over both, without spread."""
+    rng = np.random.default_rng(1)
+    (line, *_) = conditions()
+    rows = []
+    for image in range(10):
+        margin = float(rng.normal())
+        for side, sign in (("left", 1), ("right", -1)):
+            for explainer, extra in (("rollout", 0.0), ("vta", 0.25)):
+                row = line | {"key": f"pair-{image}-{side}", "shard": "s", "explainer": explainer}
+                row |= {"position": len(rows) // 2, "share": 0.5, "share_other": 0.5, "area": 0.2}
+                row |= {"margin": sign * margin + extra, "dominant": sign * margin > 0}
+                rows.append(row | {"recognised": image < 8})
+    rows[0]["share"] = rows[0]["margin"] = None  # a constant map: its image has no mean
+    write_rows(tmp_path / "scores" / "s-00000.parquet", rows, {}, schema.SCORE)
+    metrics = {"scores": {"metrics": ["class_specificity"]}}
+    document = {"conditions": [line], "seed": 0, "config": metrics}
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    lines = lines_of(tmp_path)
+    both = lines[line["condition_id"], "rollout", "margin_both"]
+    assert (both["n"], both["value"], both["low"], both["high"]) == pytest.approx((7, 0, 0, 0))
+    specific = lines[line["condition_id"], "vta", "margin_both"]
+    assert (specific["n"], specific["value"]) == pytest.approx((8, 0.25))
+    for explainer, n in (("rollout", 15), ("vta", 16)):
+        parts = [
+            lines[line["condition_id"], explainer, f"margin_{split}"]["n"]
+            for split in ("dominant", "non_dominant")
+        ]
+        assert sum(parts) == n
+    dominant = lines[line["condition_id"], "vta", "margin_dominant"]
+    assert dominant["value"] > 0.25
