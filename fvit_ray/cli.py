@@ -17,9 +17,15 @@ import yaml
 from pydantic import ValidationError
 
 from fvit_ray.config import SAMPLE, Config, ConfigError
-from fvit_ray.settings import Attack, Compute, Defence, Explain, Scores
+from fvit_ray.settings import Attack, Compute, Corruption, Defence, Explain, Scores
 
-GROUPS = {"attack": Attack, "explain": Explain, "scores": Scores, "compute": Compute}
+GROUPS = {
+    "corruption": Corruption,
+    "attack": Attack,
+    "explain": Explain,
+    "scores": Scores,
+    "compute": Compute,
+}
 RUN_OPTIONS = {
     "config": "YAML file, or the bare name of one of the package's own",
     "out": "run folder; default runs/<name>-<fingerprint>",
@@ -34,7 +40,7 @@ RUN_OPTIONS = {
 
 RUN_FLAGS = ("dry_run", "strict", "help")
 # leaves that mean true where no value is given
-FLAGS = ("random_weights", "maps", "images", "attack.random_start")
+FLAGS = ("random_weights", "maps", "images", "attack.random_start", "corruption.stored")
 
 
 @dataclass(frozen=True)

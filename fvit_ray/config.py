@@ -16,6 +16,7 @@ from fvit_ray import registry
 from fvit_ray.settings import (
     Attack,
     Compute,
+    Corruption,
     Defence,
     Explain,
     Frozen,
@@ -42,6 +43,7 @@ class Config(Frozen):
     preprocess: Literal["model", "paper", "stretch", "center_crop"] = Field(
         "model", description="how an image becomes the classifier's input"
     )
+    corruption: Corruption = Field(default_factory=Corruption)
     limit: MaybeCount = Field(None, description="first N samples; none for all")
     models: Names = Field(
         (), description="timm names, hf-hub:, local-dir:, arch@file, package.module:function"

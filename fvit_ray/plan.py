@@ -63,6 +63,8 @@ class Condition:
         return {
             "condition_id": self.condition_id,
             "model": self.model,
+            "corruption": config.corruption.name,
+            "severity": config.corruption.severity if config.corruption.name else None,
             "attack": config.attack.name if self.eps else "none",
             "eps": self.eps,
             "attack_label": config.attack.label,

@@ -22,6 +22,8 @@ CONDITION = pa.schema(
     [
         ("condition_id", pa.string()),
         ("model", pa.string()),
+        ("corruption", pa.string()),  # of ImageNet-C; null for images as they are
+        ("severity", pa.int32()),
         ("attack", pa.string()),  # "none" at eps = 0
         ("eps", pa.float64()),  # pixel units
         ("attack_label", pa.string()),

@@ -6,12 +6,14 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from fvit_ray.data.changed import apply_changed, apply_mask_changed
 from fvit_ray.data.preprocess import Mask, Pixels, Preprocess, apply, apply_mask
 from fvit_ray.data.shards import RawSample
 
@@ -25,6 +27,12 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "MPO")  # none t
 _ORIENTATION = 0x0112  # EXIF tag
 # what libjpeg says of pixels it had to make up; other oddities (stray bytes) lose nothing
 _LOST = re.compile(r"premature end|huffman", re.IGNORECASE)
+
+
+class Change(Protocol):
+    """(H, W, 3) uint8 of the sample `key` -> the same size."""
+
+    def __call__(self, image: Pixels, key: str) -> Pixels: ...
 
 
 class DecodeError(ValueError):
@@ -204,11 +212,13 @@ def decode_sample(
     num_classes: int | None = None,
     needs: Sequence[str] = (),
     unlabelled: bool = False,
+    change: Change | None = None,
 ) -> DecodedSample:
     """Decode and preprocess one sample; never raises for bad contents, see `DecodedSample.error`.
 
     needs: members that this run cannot do without (`MASK`, ...); a sample without them is bad
     unlabelled: whether a label may be -1, not known
+    change: what is done to the pixels of the sample `key`, see `changed.apply_changed`
 
     A mask must have the size of the upright image.
     """
@@ -224,7 +234,7 @@ def decode_sample(
         except DecodeError as error:
             problems.append(str(error))
         try:
-            parts |= _pixels(raw, specs)
+            parts |= _pixels(raw, specs, change)
         except (ValueError, MemoryError) as error:
             problems.append(_line(error))
     if problems:
@@ -236,12 +246,16 @@ def _missing(raw: RawSample, needs: Sequence[str]) -> list[str]:
     return [name for name in needs if name not in raw.fields]
 
 
-def _pixels(raw: RawSample, specs: Sequence[Preprocess]) -> dict[str, Any]:
+def _pixels(raw: RawSample, specs: Sequence[Preprocess], change: Change | None) -> dict[str, Any]:
     """The image, its mask and the second object's mask in every preprocessing."""
     image = decode_image(_image_field(raw.fields))
-    parts: dict[str, Any] = {"images": [apply(image, spec) for spec in specs]}
+    fit, fit_mask = apply, apply_mask
+    if change is not None:
+        changed = partial(change, key=raw.key)
+        fit, fit_mask = partial(apply_changed, change=changed), apply_mask_changed
+    parts: dict[str, Any] = {"images": [fit(image, spec) for spec in specs]}
     for name, member in (("masks", MASK), ("other_masks", OTHER + MASK)):
         mask = _masks(raw.fields, member, image.shape[:2])
         if mask is not None:
-            parts[name] = [apply_mask(mask, spec) for spec in specs]
+            parts[name] = [fit_mask(mask, spec) for spec in specs]
     return parts

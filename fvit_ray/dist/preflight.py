@@ -37,6 +37,15 @@ def preflight(config: Config, address: str | None = None) -> Work:
     except ShardError as error:
         raise ConfigError(f"data: {error}") from error
 
+    if config.corruption.name is not None:
+        from fvit_ray.corruptions import check
+
+        frost = None if config.corruption.frost is None else Path(config.corruption.frost)
+        try:
+            check(config.corruption.name, config.corruption.severity, frost)
+        except ValueError as error:
+            raise ConfigError(f"corruption: {error}") from error
+
     import torch  # only now: what is refused above does not wait for it
 
     from fvit_ray.evaluate import preprocess_of

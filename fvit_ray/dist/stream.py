@@ -18,11 +18,13 @@ from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from fvit_ray.config import Config
+from fvit_ray.corruptions import corrupt
 from fvit_ray.data.decode import LABEL, MASK, OTHER, decode_sample
-from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.data.preprocess import Pixels, Preprocess
 from fvit_ray.data.shards import RawSample, read_chunks
 from fvit_ray.dist.actor import EvaluateChunk
 from fvit_ray.dist.cluster import READER_CPUS, Pool
+from fvit_ray.settings import Corruption
 
 # members of a sample that a metric cannot do without
 NEEDS = {
@@ -83,24 +85,33 @@ class ShardSource(Datasource):
         return [reader(task) for task in self.tasks]
 
 
+@dataclass(frozen=True)
+class Corrupt:
+    """A `decode.Change`: the configured corruption, its noise keyed by the sample."""
+
+    corruption: Corruption
+    seed: int
+
+    def __call__(self, image: Pixels, key: str) -> Pixels:
+        chosen = self.corruption
+        assert chosen.name is not None
+        frost = None if chosen.frost is None else Path(chosen.frost)
+        options: dict[str, Any] = {"seed": self.seed, "key": key, "frost": frost, "stored": chosen.stored}
+        return corrupt(image, chosen.name, chosen.severity, **options)
+
+
 class DecodeChunk:
     """Raw bytes -> uint8 images in every preprocessing that the classifiers need."""
 
-    def __init__(
-        self,
-        specs: Iterable[Preprocess],
-        num_classes: int,
-        needs: Iterable[str] = (),
-        unlabelled: bool = False,
-    ) -> None:
-        self.specs, self.num_classes, self.needs = tuple(specs), num_classes, tuple(needs)
-        self.unlabelled = unlabelled
+    def __init__(self, config: Config, specs: Iterable[Preprocess], num_classes: int) -> None:
+        needs = {member for metric in config.scores.metrics for member in NEEDS.get(metric, ())}
+        change = Corrupt(config.corruption, config.seed) if config.corruption.name else None
+        self.options = (tuple(specs), num_classes, sorted(needs), not config.needs_labels, change)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         row = table.to_pylist()[0]
         samples: list[RawSample] = pickle.loads(row["payload"])
-        options = (self.specs, self.num_classes, self.needs, self.unlabelled)
-        decoded = [decode_sample(raw, *options) for raw in samples]
+        decoded = [decode_sample(raw, *self.options) for raw in samples]
         payload = pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())
         return table.set_column(3, "payload", payload)
 
@@ -122,8 +133,7 @@ def stream(
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # every row is a block of its own
     context.execution_options.preserve_order = False
-    needs = {member for metric in config.scores.metrics for member in NEEDS.get(metric, ())}
-    decode = DecodeChunk(specs, num_classes, sorted(needs), not config.needs_labels)
+    decode = DecodeChunk(config, specs, num_classes)
     reader_cpus = READER_CPUS if pool.device == "cpu" else 0.5
     dataset: Dataset = ray.data.read_datasource(
         ShardSource(tasks, config.compute.chunk),
@@ -140,7 +150,11 @@ def stream(
         EvaluateChunk,
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.actors),
+        # a second chunk waits at a GPU, so that it never idles; on CPUs, where a chunk takes many
+        # seconds, one actor would hold two chunks while another has none
+        compute=ActorPoolStrategy(
+            size=pool.actors, max_tasks_in_flight_per_actor=1 if pool.device == "cpu" else 2
+        ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         fn_constructor_kwargs={

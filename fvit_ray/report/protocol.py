@@ -24,6 +24,9 @@ def protocol(run: Run) -> list[tuple[str, str]]:
         lines.append(("maps", f"{value(config['explainers'])}; explained class {explained}"))
     fields = [("data", config.get("data")), ("preprocess", config.get("preprocess"))]
     fields.append(("limit", config.get("limit") or "all samples"))
+    corruption = config.get("corruption") or {}
+    if corruption.get("name"):
+        fields.append(("corruption", f"{corruption['name']}, severity {corruption['severity']}"))
     lines.append(("data", "; ".join(f"{name} {value(item)}" for name, item in fields)))
     lines.append(("arithmetic", _arithmetic(run)))
     lines.append(("versions", versions(run)))
