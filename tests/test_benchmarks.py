@@ -16,7 +16,7 @@ from fvit_ray.explainers import Options, constant, explain
 from fvit_ray.models.load import load_classifier
 from fvit_ray.registry import REGISTRY
 
-NAMES = ("explainers", "images", "measure", "naive", "record", "sample_maps")
+NAMES = ("explainers", "images", "measure", "naive", "record")
 
 
 @pytest.fixture(scope="module")
@@ -119,76 +119,6 @@ def test_imagenet_shards_at_full_size(bench, imagenet_sample, tmp_path, capsys):
     assert [row["size"] for row in rows] == ["224x224"] * 3
     assert "ms_naive" not in rows[0]  # batched alone took longer than the limit
     assert "random weights" in capsys.readouterr().out
-
-
-def test_maps_of_the_sample_are_scored(bench, tmp_path, capsys):
-    words = "--limit 6 --models sample_swin --methods raw_attention vta --dds-methods vta"
-    words += " --trials 2 --attack-steps 1 --device cpu --processes 1"
-    assert bench.sample_maps.main([*words.split(), "--out", str(tmp_path)]) == 0
-    facts, rows = written(tmp_path, "sample_maps")
-    assert (facts["weights"], facts["limit"]) == ("trained", 6)
-    assert facts["seconds"] > 0
-    cells = {}
-    for row in rows:
-        cells.setdefault((row["images"], row["denoiser"]), []).append(row["method"])
-    plain = ["raw_attention", "vta", "random", "centre prior"]
-    defended = ["vta", "random", "centre prior"]
-    assert cells == {
-        ("clean", "none"): plain,
-        ("attacked", "none"): plain,
-        ("clean", "sample_ddpm"): defended,
-        ("attacked", "sample_ddpm"): defended,
-    }
-    for row in rows:
-        assert row["n"] + row["constant"] == 6
-        assert 0 <= row["miou"] <= 100
-        assert row["low"] <= row["over_random"] <= row["high"]
-        if row["method"] == "random":
-            assert (row["over_random"], row["verdict"]) == (0, "control")
-        else:
-            assert row["verdict"] == ("beats random" if row["low"] > 0 else "fails")
-    assert "RANDOM WEIGHTS" not in capsys.readouterr().out
-
-
-def test_maps_of_random_weights_are_called_so(bench, tmp_path, capsys):
-    words = "--limit 5 --models sample_vit --methods raw_attention --attack-steps 1 --device cpu"
-    words = [*words.split(), "--processes", "1", "--random-weights", "--dds-methods"]
-    words += ["--out", str(tmp_path)]
-    assert bench.sample_maps.main(words) == 0
-    facts, rows = written(tmp_path, "sample_maps")
-    assert facts["weights"] == "random"
-    assert {row["denoiser"] for row in rows} == {"none"}
-    assert "RANDOM WEIGHTS" in capsys.readouterr().out
-
-
-def test_verdicts(bench):
-    masks = torch.zeros(40, 16, 16, dtype=torch.bool)
-    masks[:, 4:12, 5:11] = True
-    noise = torch.rand(40, 16, 16, generator=torch.Generator().manual_seed(0)).double()
-    columns = {
-        name: bench.sample_maps.scored(maps, masks)
-        for name, maps in {
-            "noise": noise,
-            "perfect": masks.double(),
-            "upside down": 1 - masks.double(),
-            "constant": torch.zeros_like(noise),
-        }.items()
-    }
-
-    def row(name):
-        return bench.sample_maps.judged(columns[name], columns["noise"], columns["perfect"], 0)
-
-    assert row("perfect")["verdict"] == "beats random"
-    assert row("perfect")["miou"] == pytest.approx(100)
-    assert row("upside down")["verdict"] == "fails"
-    assert row("upside down")["over_centre_high"] < 0
-    constant = row("constant")
-    assert (constant["verdict"], constant["n"], constant["constant"]) == ("fails", 0, 40)
-    assert constant["miou"] is None
-    assert constant["interval"] is None
-    centre = bench.sample_maps.centre_prior((32, 24))
-    assert centre.shape == (32, 24)
-    torch.testing.assert_close(centre, centre.flip(0, 1))
 
 
 def test_memory_is_what_the_allocator_held_at_once(bench):
