@@ -9,7 +9,7 @@ import pytest
 
 from fvit_ray import schema
 from fvit_ray.metrics.accuracy import write_summary
-from fvit_ray.report import auc, claims, scores
+from fvit_ray.report import auc, claims, headline, scores
 from fvit_ray.report.run import Run
 
 RADII = (0.0, 8 / 255)
@@ -142,3 +142,10 @@ def test_scores_are_read_in_their_types(tmp_path: Path) -> None:
     write_summary(tmp_path / "scores.csv", lines, schema.SCORES)
     names = [*schema.CONDITION.names, *schema.SCORES]
     assert Run(tmp_path).scores == [{name: x[name] for name in names} for x in lines]
+
+
+def test_pairs_have_no_accuracy_to_boast_of() -> None:
+    run = run_of([])
+    run.document["config"]["scores"]["metrics"] = ["class_specificity"]
+    (answer,) = headline.answers(run)
+    assert "two classes" in answer.said
