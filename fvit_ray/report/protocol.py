@@ -21,7 +21,9 @@ def protocol(run: Run) -> list[tuple[str, str]]:
     if config.get("explainers"):
         target = config.get("explain", {}).get("target")
         explained = f"class {target}" if isinstance(target, int) else value(target)
-        lines.append(("maps", f"{value(config['explainers'])}; explained class {explained}"))
+        choices = _choices(config["explainers"], config.get("explain", {}))
+        named = f"{value(config['explainers'])}; explained class {explained}"
+        lines.append(("maps", "; ".join([named, *choices])))
     fields = [("data", config.get("data")), ("preprocess", config.get("preprocess"))]
     fields.append(("limit", config.get("limit") or "all samples"))
     corruption = config.get("corruption") or {}
@@ -31,6 +33,24 @@ def protocol(run: Run) -> list[tuple[str, str]]:
     lines.append(("arithmetic", _arithmetic(run)))
     lines.append(("versions", versions(run)))
     return lines
+
+
+# choices that the literature leaves open -> the explainers that depend on them
+_OPEN = {
+    "start_layer": ("rollout", "vta", "lrp_rollout"),
+    "lrp_rules": ("lrp",),
+    "gamma": ("attnlrp",),
+    "steps": ("integrated_gradients",),
+}
+
+
+def _choices(explainers: list[str], explain: dict[str, Any]) -> list[str]:
+    """ "steps 8 (integrated_gradients)" and so on, of the explainers that ran."""
+    return [
+        f"{name.replace('_', ' ')} {value(explain[name])} ({', '.join(mine)})"
+        for name, methods in _OPEN.items()
+        if name in explain and (mine := [method for method in methods if method in explainers])
+    ]
 
 
 def _attack(run: Run) -> str:

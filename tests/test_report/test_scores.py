@@ -9,7 +9,7 @@ import pytest
 
 from fvit_ray import schema
 from fvit_ray.metrics.accuracy import write_summary
-from fvit_ray.report import auc, claims, headline, scores
+from fvit_ray.report import auc, claims, headline, protocol, scores
 from fvit_ray.report.run import Run
 
 RADII = (0.0, 8 / 255)
@@ -149,3 +149,17 @@ def test_pairs_have_no_accuracy_to_boast_of() -> None:
     run.document["config"]["scores"]["metrics"] = ["class_specificity"]
     (answer,) = headline.answers(run)
     assert "two classes" in answer.said
+
+
+def test_the_protocol_names_the_choices_of_the_methods_that_ran() -> None:
+    run = run_of([])
+    config = run.document["config"]
+    config |= {"explainers": ["vta", "integrated_gradients"]}
+    config["explain"] = {"target": "label", "start_layer": 1, "lrp_rules": "A", "steps": 8}
+    run.document.update({"seed": 0, "fingerprint": "f", "device": "cpu", "versions": {}})
+    run.document["git_revision"] = None
+    line = dict(protocol.protocol(run))["maps"]
+    assert "explained class label" in line
+    assert "start layer 1 (vta)" in line
+    assert "steps 8 (integrated_gradients)" in line
+    assert "rules" not in line
