@@ -76,7 +76,7 @@ class EvaluateChunk:
             stored = None
             if self.config.maps_from is not None:
                 stored = stored_outcomes(Path(self.config.maps_from), name, samples)
-            examples = self.config.examples if shows else 0
+            examples = self.config.examples if shows and self.config.maps else 0
             results = self.evaluator(self._batches(samples), examples, stored)
             rows = [r for r in results.rows() if samples[r["at"]].error is None]
             if self.config.maps:

@@ -116,7 +116,7 @@ def test_stored_maps_score_the_same_and_nothing_is_explained(scored: Path, tmp_p
 
 def test_segmentation_from_stored_maps_runs_no_network(scored: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
-    argv = ["--from", str(scored), "--out", str(out), "--examples", "0"]
+    argv = ["--from", str(scored), "--out", str(out)]
     assert job.main([*argv, "--scores.metrics", "segmentation", "--config", "sample"]) == 0
     document = json.loads((out / "run.json").read_text())
     assert {network: count["done"] for network, count in document["forwards"].items()} == {
