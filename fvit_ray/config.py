@@ -19,13 +19,9 @@ from fvit_ray.settings import (
     Corruption,
     Defence,
     Explain,
-    Frozen,
-    MaybeCount,
-    Names,
     Scores,
-    listed,
-    none,
 )
+from fvit_ray.settings.base import Frozen, MaybeCount, Names, listed, none
 
 SAMPLE = "sample"
 SAMPLE_MODELS = ("sample_vit", "sample_deit", "sample_swin")

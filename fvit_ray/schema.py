@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-VERSION = 2  # 2: resolution and mode of a defence; scores
+VERSION = 3  # 3: attacks through the defence, certificates, tries of a chunk
 
 # condition_id and everything a condition is made of, in every row
 CONDITION = pa.schema(

@@ -1,0 +1,40 @@
+"""What the groups of fields share: how numbers, lists and none are written."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def none(value: Any) -> Any:
+    """Accept the word none where None is meant."""
+    return None if value in ("none", "null") else value
+
+
+def _number(value: Any) -> Any:
+    """Accept 8/255 beside 0.03137."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*/\s*[\d.]+\s*", value):
+        top, bottom = (Fraction(part.strip()) for part in value.split("/"))
+        if not bottom:
+            raise ValueError(f"{value!r} divides by zero")
+        return float(top / bottom)
+    return value
+
+
+def listed(value: Any) -> Any:
+    """Accept one value where a list is meant."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Number = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
+MaybeNumber = Annotated[Number | None, BeforeValidator(none)]
+MaybeCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(none)]
+Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
+Radii = Annotated[tuple[Number, ...], BeforeValidator(listed)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
