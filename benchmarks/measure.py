@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
 
@@ -78,6 +79,38 @@ def peak_mib(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
         held += event.nbytes()
         peak = max(peak, held)
     return result, peak / 2**20
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process so far."""
+    return time.process_time()
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype, repeats: int = 10) -> float:
+    """TFLOP/s of a square matrix product: the peak that shares are of, on this very machine."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    times = [seconds(lambda: a @ b, device) for _ in range(repeats)]
+    return 2 * side**3 / median(times) / 1e12
+
+
+def joules(device: torch.device) -> float | None:
+    """The device's energy counter (NVML's; on a CPU RAPL's packages); None where it has none."""
+    try:
+        if device.type == "cuda":
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = str(torch.cuda.get_device_properties(device).uuid)
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+        counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:[0-9]*"))
+        packages = [c / "energy_uj" for c in counters if c.name.count(":") == 1]
+        return sum(int(p.read_text()) for p in packages) / 1e6 if packages else None
+    except Exception:  # no library, no permission, no such counter: it is not readable
+        return None
 
 
 @contextmanager

@@ -111,13 +111,17 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def slug(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def save(
     name: str, head: Mapping[str, Any], rows: Sequence[Row], folder: Path = RESULTS
 ) -> list[Path]:
     """Write <name>-<device>.csv (the facts as columns) and .json; -> their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    slug = re.sub(r"[^a-z0-9]+", "-", str(head["device"]).lower()).strip("-")
-    stem = folder / f"{name}-{slug}"
+    stem = folder / f"{name}-{slug(str(head['device']))}"
     short = {key: head[key] for key in ("device", "threads", "dtype", "git_revision")}
     short["torch"] = head["versions"]["torch"]
     path = stem.with_suffix(".csv")

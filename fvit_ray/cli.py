@@ -17,18 +17,19 @@ import yaml
 from pydantic import ValidationError
 
 from fvit_ray.config import SAMPLE, Config, ConfigError
-from fvit_ray.settings import Attack, Compute, Corruption, Defence, Explain, Scores
+from fvit_ray.settings import Attack, Certify, Compute, Corruption, Defence, Explain, Scores
 
 GROUPS = {
     "corruption": Corruption,
     "attack": Attack,
+    "certify": Certify,
     "explain": Explain,
     "scores": Scores,
     "compute": Compute,
 }
 RUN_OPTIONS = {
     "config": "YAML file, or the bare name of one of the package's own",
-    "out": "run folder; default runs/<name>-<fingerprint>",
+    "out": "run folder or s3:// URL; default runs/<name>-<fingerprint>",
     "from": "finished run: score its stored maps, explain nothing again",
     "export": "HDF5 file (vis, image, target) of every condition and explainer's maps",
     "address": "Ray cluster to join; default RAY_ADDRESS, else a local one",
@@ -40,7 +41,15 @@ RUN_OPTIONS = {
 
 RUN_FLAGS = ("dry_run", "strict", "help")
 # leaves that mean true where no value is given
-FLAGS = ("random_weights", "maps", "images", "attack.random_start", "corruption.stored")
+FLAGS = (
+    "random_weights",
+    "maps",
+    "images",
+    "attack.random_start",
+    "attack.checkpoint",
+    "certify.early",
+    "corruption.stored",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class Command:
     export: Path | None = None
     dry_run: bool = False
     strict: bool = False
+    place: str | None = None  # the run folder as a URL, where it is no path
 
 
 def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
@@ -74,7 +84,7 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
     other_data = any(name == "data" and value != SAMPLE for name, value in overrides)
     if "from" in run:
         tree = stored_tree(Path(str(run["from"])), read_yaml(str(run.get("config", default))))
-        allowed = ("scores.", "name", "examples", "compute.actors")
+        allowed = ("scores.", "name", "examples", "compute.actors", "compute.max_actors")
         for name, _ in overrides:
             if not name.startswith(allowed):
                 raise ConfigError(f"--{name}: is the stored run's; --from lets scores.* be chosen")
@@ -94,6 +104,7 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
         Path(str(run["export"])) if "export" in run else None,
         bool(run.get("dry_run")),
         bool(run.get("strict")),
+        place=str(out) if "://" in str(out) else None,
     )
 
 

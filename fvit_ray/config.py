@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from fvit_ray import registry
 from fvit_ray.settings import (
     Attack,
+    Certify,
     Compute,
     Corruption,
     Defence,
@@ -24,6 +25,7 @@ from fvit_ray.settings import (
 from fvit_ray.settings.base import Frozen, MaybeCount, Names, listed, none
 
 SAMPLE = "sample"
+CHAINS = ("chain", "diffpure")  # schedules of more than one denoiser call
 SAMPLE_MODELS = ("sample_vit", "sample_deit", "sample_swin")
 
 
@@ -49,6 +51,7 @@ class Config(Frozen):
     defences: Annotated[tuple[Defence, ...], BeforeValidator(listed)] = Field(
         (Defence(),), description="what stands before the classifier"
     )
+    certify: Certify = Field(default_factory=Certify)
     explainers: Names = Field((), description="explanation methods")
     explain: Explain = Field(default_factory=Explain)
     scores: Scores = Field(default_factory=Scores)
@@ -87,6 +90,11 @@ class Config(Frozen):
         if len({d.model_dump_json() for d in self.defences}) != len(self.defences):
             raise ValueError("defences: the same defence is named twice")
         for defence in self.defences:
+            if strange := set(defence.explainers or ()) - set(self.explainers):
+                raise ValueError(
+                    f"defences: {sorted(strange)[0]!r} is to explain what is behind "
+                    f"{defence.denoiser!r}; name it in explainers, too"
+                )
             if defence.denoiser.startswith("sample_") and not set(self.models) <= set(
                 SAMPLE_MODELS
             ):
@@ -94,8 +102,53 @@ class Config(Frozen):
                     f"defences: {defence.denoiser!r} was trained on the sample's 32-pixel garments "
                     "and does not fit other data; name another denoiser, or `none`"
                 )
+        self._attack_fits()
+        self._certificate_fits()
         self._scores_fit()
         return self
+
+    def _attack_fits(self) -> None:
+        """Raise where an attack through the defence has nothing to go through, or no way back."""
+        attack = self.attack
+        if "defence" not in attack.through or not any(attack.eps):
+            return
+        defended = [d for d in self.defences if d.denoiser != "none"]
+        if not defended:
+            raise ValueError(
+                "attack.through: there is no defence to attack; name one in defences, or attack "
+                "the classifier"
+            )
+        needs_tape = attack.name != "square" and attack.gradient == "exact"
+        for defence in defended if needs_tape and not attack.checkpoint else ():
+            if defence.schedule in CHAINS or defence.mode == "pipeline":
+                chain = defence.mode or defence.schedule
+                raise ValueError(
+                    f"attack.gradient: the exact one through {chain!r}, a chain of denoiser calls, "
+                    "needs attack.checkpoint; set it, or use bpda"
+                )
+
+    def _certificate_fits(self) -> None:
+        """Raise where the argument behind a certificate does not hold."""
+        if self.certify.n is None:
+            return
+        defended = [d for d in self.defences if d.denoiser != "none"]
+        if not defended:
+            raise ValueError(
+                "certify: only a smoothed classifier has a certificate; name a defence, or leave "
+                "certify.n out"
+            )
+        for defence in defended:
+            if defence.schedule not in ("carlini", "paper_no_post_noise"):
+                what = "walks a chain" if defence.schedule in CHAINS else "adds noise"
+                raise ValueError(
+                    f"certify: schedule {defence.schedule!r} {what} behind the noise of the image, "
+                    "and the certificate is for that noise alone; use carlini"
+                )
+            if not defence.smooth or defence.mode == "pipeline":
+                raise ValueError(
+                    "certify: the certificate needs noise on the image and none behind it; leave "
+                    "smooth on and mode out"
+                )
 
     def _scores_fit(self) -> None:
         """Raise where a metric of the maps has nothing to work on."""
@@ -136,7 +189,7 @@ class Config(Frozen):
     def canonical(self) -> dict[str, Any]:
         """All that a result depends on; how many actors and where to is left out."""
         tree = self.model_dump(mode="json")
-        for key in ("actors", "chunk"):
+        for key in ("actors", "max_actors", "gpus_per_actor", "accelerator_type", "chunk"):
             tree["compute"].pop(key)
         for key in ("name", "examples", "maps_from"):
             tree.pop(key)

@@ -13,7 +13,8 @@ import torch
 from fvit_ray.config import Config
 from fvit_ray.denoisers.base import Denoiser
 from fvit_ray.evaluate import Evaluator
-from fvit_ray.plan import conditions, forwards
+from fvit_ray.flops import describe_flops, image_passes, planned
+from fvit_ray.plan import conditions, forwards, smoothed
 
 GZIP_SHARE = 0.8  # float16 maps, gzip: measured 0.6-0.9 of their raw size
 ROW_BYTES = 60  # a Parquet row after compression, measured on the sample
@@ -32,6 +33,7 @@ def describe_plan(config: Config, total: int | None) -> str:
     lines.append("image passes      planned        without shared work")
     for network in sorted(naive):
         lines.append(f"  {network:<20}{shared[network] * n:>10,}  {naive[network] * n:>14,}")
+    lines += describe_flops(planned(config, len(specs)), n)
     kind = evaluator.networks.device.type
     seconds = _seconds(evaluator, shared) * n
     slots = torch.cuda.device_count() or os.cpu_count() or 1
@@ -62,6 +64,7 @@ def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
             both = _time(partial(_input_gradient, model, x)) / size
             plain = passes["classifier"] - passes["classifier backward"]
             spent += share[name] * (plain * forward + passes["classifier backward"] * both)
+        images = smoothed(evaluator.config, len(set(evaluator.specs.values())))
         for defence, denoiser in evaluator.networks.denoisers.items():
             step = evaluator.networks.steps[defence]
             if not passes["denoiser"] or step.t is None:
@@ -74,28 +77,37 @@ def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
                 device=evaluator.networks.device,
                 dtype=evaluator.networks.dtype,
             )
-            each = _time(partial(_one_shot, denoiser, x, step.t)) / size
-            spent += passes["denoiser"] / len(evaluator.networks.denoisers) * each
+            each = _stages(denoiser, x, step.t)
+            done = image_passes(defence, denoiser.latent)
+            spent += images[defence] * sum(n * each[name] for name, n in done.items()) / size
     finally:
         torch.set_num_threads(threads)
     return spent
 
 
 def _input_gradient(model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    x = x.detach().requires_grad_()
-    return torch.autograd.grad(model(x).float().sum(), x)[0]
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(model(x).float().sum(), x)[0]
 
 
-def _one_shot(denoiser: Denoiser, x: torch.Tensor, t: int) -> torch.Tensor:
-    return denoiser.decode(denoiser.predict(denoiser.encode(x), t).x0)
+def _stages(denoiser: Denoiser, x: torch.Tensor, t: int) -> dict[str, float]:
+    """Seconds of one call of each network of a denoiser on images x."""
+    with torch.no_grad():
+        z = denoiser.encode(x)
+        x0 = denoiser.predict(z, t).x0
+        return {
+            "encoder": _time(partial(denoiser.encode, x)),
+            "denoiser": _time(partial(denoiser.predict, z, t)),
+            "decoder": _time(partial(denoiser.decode, x0)),
+        }
 
 
 def _time(call: Callable[[], object]) -> float:
     """The second of two runs, in seconds: the first one warms up."""
     for _ in range(2):
         started = time.perf_counter()
-        with torch.enable_grad():
-            call()
+        call()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         taken = time.perf_counter() - started

@@ -1,6 +1,7 @@
 """Batch -> Results: the one place where the order of stages and the sharing of work is written.
 
-    attack (once per model, eps) -> denoised trials (once per model, eps, denoiser)
+    attack (once per model, eps; through a defence once per model, eps, denoiser)
+        -> denoised trials (once per attacked image and denoiser)
         -> classify -> aggregate (each way) -> explain -> score the maps
 
 A notebook may call it without Ray:
@@ -21,17 +22,20 @@ import torch
 from torch import Tensor
 
 from fvit_ray.batch import Batch
+from fvit_ray.certificates import Certifier
 from fvit_ray.config import Config
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.mapper import Mapper
 from fvit_ray.models.load import Classifier, ModelInfo
-from fvit_ray.names import eps_name, group_name
+from fvit_ray.names import group_name, image_name
 from fvit_ray.networks import Networks, Sight
-from fvit_ray.plan import Condition, conditions, trial_set
+from fvit_ray.plan import Condition, conditions, defence_name, trial_set
 from fvit_ray.results import Outcome, Results, join, to_uint8
 from fvit_ray.scorer import Scorer, View
 from fvit_ray.settings import Defence
 from fvit_ray.smoothing.aggregate import Aggregate, aggregate_probs
+from fvit_ray.transfer import download, finish
+from fvit_ray.tune import applied, resolved
 
 EXAMPLE_TRIALS = 3
 
@@ -45,13 +49,15 @@ class Evaluator:
     """Builds the networks of a configuration once; then maps batches to results."""
 
     def __init__(self, config: Config, device: str | None = None) -> None:
+        if config.compute.tuned:
+            config = applied(config, resolved(config, device))
         self.config = config
         self.networks = Networks(config, device)
         self.meter = self.networks.meter
         self.specs = {
             name: preprocess_of(config, model.info) for name, model in self.networks.models.items()
         }
-        self.mapper = Mapper(config, self.networks.dtype, self.meter)
+        self.mapper = Mapper(config, self.networks)
         self.scorer = Scorer(config)
         self.conditions = conditions(config)
 
@@ -89,7 +95,10 @@ class Evaluator:
             if stored is not None:
                 cut = partial(self.networks.part, at=at)
                 part = {name: outcome.map(cut) for name, outcome in stored.items()}
-            blocks.append(self._block(block, max(0, examples - at), part).first(total - at))
+            kept, left = max(0, examples - at), total - at
+            blocks.append(self._block(block, kept, part, left).first(left))
+        finish(self.networks.device)
+        self.meter.settle()
         return join(blocks)
 
     def _block(
@@ -97,26 +106,38 @@ class Evaluator:
         batches: dict[Preprocess, Batch],
         examples: int,
         stored: Mapping[str, Outcome] | None,
+        left: int,
     ) -> Results:
-        """Evaluate one block of micro_batch samples."""
+        """Evaluate one block of micro_batch samples, of which no more than `left` are no padding."""
         first = next(iter(batches.values()))
         kept: dict[str, Tensor] = {}
         images: dict[str, Tensor] = {}
         outcomes: dict[str, Outcome] = {}
         clean_trials: dict[Preprocess, dict[Defence, Tensor]] = {}
+        certifier = Certifier(self.networks)
         for (name, model), eps in product(self.networks.models.items(), self.config.attack.eps):
             spec = self.specs[name]
             shared = clean_trials.setdefault(spec, {})
-            sight = Sight(self.networks, model, batches[spec], eps, shared)
-            group = group_name(name)
-            if self.config.images:
-                images[f"{group}/{eps_name(eps)}"] = sight.attacked.float().cpu()
-            if examples:
-                title = f"adversarial/{group}/{eps_name(eps)}" if eps else f"clean/{group}"
-                kept[title] = to_uint8(sight.attacked[:examples])
-            for defence, cells in self._by_trials(name, eps).items():
+            sights: dict[Defence | None, Sight] = {}
+            for (defence, adaptive), cells in self._by_trials(name, eps).items():
+                through = defence if adaptive else None
+                if through not in sights:
+                    sights[through] = Sight(
+                        self.networks, model, batches[spec], eps, shared, through
+                    )
+                sight = sights[through]
+                for title in self._titles(cells):
+                    if self.config.images and title not in images:
+                        images[title] = download(sight.attacked.float())
+                    picture = f"adversarial/{title}" if eps else f"clean/{group_name(name)}"
+                    if examples and picture not in kept:
+                        kept[picture] = to_uint8(sight.attacked[:examples])
                 if stored is None:
                     outcomes |= self._judge(model, sight.trials(defence), batches[spec], cells)
+                    if defence is not None and not eps:
+                        self._certify(
+                            certifier, name, defence, batches[spec], left, cells, outcomes
+                        )
                 else:
                     outcomes |= {c.condition_id: stored[c.condition_id] for c in cells}
                 self._score(sight, defence, cells, outcomes)
@@ -124,25 +145,56 @@ class Evaluator:
                     shown = to_uint8(sight.trials(defence)[:examples, :EXAMPLE_TRIALS])
                     kept |= {f"denoised/{c.condition_id}": shown for c in cells}
         self._compare(outcomes)
-        order = {c.condition_id: outcomes[c.condition_id].map(Tensor.cpu) for c in self.conditions}
+        order = {c.condition_id: outcomes[c.condition_id].map(download) for c in self.conditions}
         columns = {c.condition_id: self.columns(c) for c in self.conditions}
-        return Results(first.keys, first.label.cpu(), columns, order, kept, images)
+        backoff = (self.networks.backoff.most,) * len(first)
+        return Results(first.keys, download(first.label), columns, order, kept, images, backoff)
 
-    def _by_trials(self, model: str, eps: float) -> dict[Defence | None, list[Condition]]:
-        """The conditions of (model, eps), grouped by the set of trials they share."""
-        groups: dict[Defence | None, list[Condition]] = {}
+    def _by_trials(
+        self, model: str, eps: float
+    ) -> dict[tuple[Defence | None, bool], list[Condition]]:
+        """The conditions of (model, eps) by the trials they share: those of a `trial_set`, and
+        whether the attack went through it."""
+        groups: dict[tuple[Defence | None, bool], list[Condition]] = {}
         for c in self.conditions:
             if c.model == model and c.eps == eps:
-                groups.setdefault(trial_set(c.defence) if c.defended else None, []).append(c)
+                key = trial_set(c.defence) if c.defended else None
+                groups.setdefault((key, c.adaptive), []).append(c)
         return groups
+
+    def _titles(self, cells: list[Condition]) -> list[str]:
+        """Under which names the attacked images that `cells` share are kept."""
+        return [f"{group_name(c.model)}/{image_name(c.columns())}" for c in cells]
+
+    def _certify(
+        self,
+        certifier: Certifier,
+        model: str,
+        defence: Defence,
+        batch: Batch,
+        left: int,
+        cells: list[Condition],
+        outcomes: dict[str, Outcome],
+    ) -> None:
+        """Certify the clean images, whose certificate all `cells` of the defence share."""
+        if self.config.certify.n is None:
+            return
+        same = [name for name, spec in self.specs.items() if spec == self.specs[model]]
+        with self.meter.stage("certify"), torch.inference_mode():
+            found = certifier(model, same, defence, batch, min(left, len(batch)))
+        for cell in cells:
+            for name, values in found.items():
+                setattr(outcomes[cell.condition_id], name, values)
 
     def _judge(
         self, model: Classifier, trials: Tensor, batch: Batch, cells: list[Condition]
     ) -> dict[str, Outcome]:
         """Classify the trials (B, m, 3, H, W) once, aggregate them each way, and explain them."""
-        compute, label = self.config.compute, batch.label
-        size = compute.denoise_batch if cells[0].defended else compute.micro_batch
-        with self.meter.stage("classify"), torch.inference_mode():
+        label, size = batch.label, self.config.compute.micro_batch
+        if cells[0].defended:
+            size = self.networks.batch_of(cells[0].defence)
+        cost = (defence_name(trial_set(cells[0].defence)), len(trials) * trials.shape[1])
+        with self.meter.stage("classify", *cost), torch.inference_mode():
             logits = self.networks.logits(model, trials.flatten(0, 1), size)
             logits = logits.unflatten(0, trials.shape[:2])
             outcomes = {}

@@ -173,7 +173,7 @@ class Grid:
     def __init__(self, config: Config, info: ModelInfo) -> None:
         self.config, self.info = config, info
         self.evaluator = Evaluator(config)
-        self.mapper = ClassMapper(config, self.evaluator.networks.dtype, self.evaluator.meter)
+        self.mapper = ClassMapper(config, self.evaluator.networks)
         self.mapper.defended = BEST if BEST in config.explainers else config.explainers[-1]
         self.evaluator.mapper = self.mapper
         self.eps = config.attack.eps

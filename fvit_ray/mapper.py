@@ -7,11 +7,13 @@ from torch import Tensor
 
 from fvit_ray.batch import Batch
 from fvit_ray.config import Config, ConfigError
-from fvit_ray.explainers import explain, finish, supports, upsample
+from fvit_ray.explainers import ExplainError, finish, supports, upsample
+from fvit_ray.explainers.run import compute
 from fvit_ray.models.load import Classifier, outline
-from fvit_ray.plan import Condition, explain_options
+from fvit_ray.networks import Networks
+from fvit_ray.plan import Condition, explain_options, explained
 from fvit_ray.registry import UnknownName
-from fvit_ray.results import Meter, Outcome
+from fvit_ray.results import Outcome
 from fvit_ray.smoothing.aggregate import aggregate_maps
 from fvit_ray.smoothing.fvit import pad
 
@@ -23,7 +25,7 @@ def check_explainers(config: Config) -> None:
 
     raises `ModelError` for a model that is unknown
     """
-    dtype: torch.dtype = getattr(torch, config.compute.dtype)
+    dtype: torch.dtype = getattr(torch, config.compute.dtypes["explainer"])
     for model in config.models if config.explainers else ():
         net = outline(model, random_weights=config.random_weights, dtype=dtype)
         for name in config.explainers:
@@ -38,9 +40,10 @@ def check_explainers(config: Config) -> None:
 class Mapper:
     """Explains sets of trials with the configuration's methods."""
 
-    def __init__(self, config: Config, dtype: torch.dtype, meter: Meter) -> None:
-        self.config, self.dtype, self.meter = config, dtype, meter
+    def __init__(self, config: Config, networks: Networks) -> None:
+        self.config, self.networks, self.meter = config, networks, networks.meter
         self.options = explain_options(config)
+        self._checked: set[tuple[str, tuple[str, ...]]] = set()
 
     def explain(
         self,
@@ -53,21 +56,32 @@ class Mapper:
     ) -> None:
         """Explain the trials (B, m, 3, H, W) of the conditions `cells`, whose outcomes get target
         and saliency; conditions that explain the same classes share the maps."""
-        names = list(self.config.explainers)
+        own = {c.condition_id: explained(self.config, c.defence) for c in cells}
+        names = [n for n in self.config.explainers if any(n in mine for mine in own.values())]
+        cells = [c for c in cells if own[c.condition_id]]
         keys, size = _trial_keys(batch, trials), (trials.shape[-2], trials.shape[-1])
         signed = "class_specificity" in self.config.scores.metrics
-        shared: list[tuple[Tensor, dict[str, Tensor]]] = []
+        # only predictions of two aggregations may differ or not: the one question on the way for
+        # which the host waits for the device
+        unsure = self.config.explain.target == "predicted"
+        shared: list[tuple[Condition, Tensor, dict[str, Tensor]]] = []
         for cell in cells:
             outcome = outcomes[cell.condition_id]
             target = self._target(outcome, logits, batch.label)
-            maps = next((maps for known, maps in shared if torch.equal(known, target)), None)
+            alike = (
+                maps
+                for other, known, maps in shared
+                if not (unsure and other.aggregation != cell.aggregation)
+                or torch.equal(known, target)
+            )
+            maps = next(alike, None)
             if maps is None:
                 maps = self._maps(model, trials, keys, target, names)
-                shared.append((target, maps))
+                shared.append((cell, target, maps))
             same = (target == target[:, :1]).all(1)
             outcome.target = torch.where(same, target[:, 0], -1)
-            for name, raw in maps.items():
-                total = _aggregated(raw, cell, outcome)
+            for name in own[cell.condition_id]:
+                total = _aggregated(maps[name], cell, outcome)
                 outcome.saliency[name] = finish(total, size).half()
                 if signed:
                     outcome.signed[name] = upsample(total, size)
@@ -91,24 +105,47 @@ class Mapper:
         names: list[str],
     ) -> dict[str, Tensor]:
         """Raw maps (B, m, h, w) per explainer, in padded calls of explain_batch trials."""
-        size = self.config.compute.explain_batch
-        flat, classes = trials.flatten(0, 1).to(self.dtype), target.flatten()
+        # hooks are put on it, so it runs as it is, whatever else is compiled
+        model = self.networks.copy(model, "explainer")
+        self._check(model, names)
+
+        def calls(size: int) -> dict[str, Tensor]:
+            found = self._calls(model, trials.flatten(0, 1), keys, target.flatten(), names, size)
+            return {n: torch.cat(raw).unflatten(0, trials.shape[:2]) for n, raw in found.items()}
+
+        return self.networks.backoff.run("explain", self.config.compute.explain_batch, calls)
+
+    def _check(self, model: Classifier, names: list[str]) -> None:
+        """What `explainers.explain` checks in every call, once: its values are on the device."""
+        if (known := (model.info.name, tuple(names))) in self._checked:
+            return
+        for name in names:
+            if reason := supports(model.net, name, self.options):
+                raise ExplainError(reason)
+        choice, classes = self.config.explain.target, model.info.num_classes
+        if isinstance(choice, int) and choice >= classes:
+            raise ExplainError(
+                f"target: class {choice} is out of range; {known[0]} has classes 0 to {classes - 1}"
+            )
+        self._checked.add(known)
+
+    def _calls(
+        self,
+        model: Classifier,
+        flat: Tensor,
+        keys: list[str],
+        classes: Tensor,
+        names: list[str],
+        size: int,
+    ) -> dict[str, list[Tensor]]:
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for at in range(0, len(flat), size):
             images, wanted = pad(flat[at : at + size], size), pad(classes[at : at + size], size)
             named = keys[at : at + size] + [""] * (at + size - len(flat))
-            maps = explain(
-                model,
-                images,
-                wanted,
-                names,
-                keys=named,
-                options=self.options,
-                on_call=self._count,
-            )
+            maps = compute(model, images, wanted, names, named, self.options, self._count)
             for name, raw in maps.items():
                 parts[name].append(raw[: len(flat) - at])
-        return {n: torch.cat(raw).unflatten(0, trials.shape[:2]) for n, raw in parts.items()}
+        return parts
 
     def _count(self, kind: str, images: int) -> None:
         self.meter.count(NETWORKS.get(kind, kind), images)

@@ -10,22 +10,26 @@ from itertools import product
 from typing import Any, Literal
 
 from fvit_ray.config import Config
-from fvit_ray.denoisers.kandinsky22 import PIPELINE_PASSES
 from fvit_ray.explainers import Options, passes
 from fvit_ray.metrics.insertion import STEPS
 from fvit_ray.metrics.perturbation import FRACTIONS, ORDERS
 from fvit_ray.metrics.sensitivity_n import FRACTIONS as SETS
 from fvit_ray.names import eps_name
+from fvit_ray.passes import attack_passes, certify_passes, padded, smoothing_passes
+from fvit_ray.passes import denoiser_passes as denoiser_passes
 from fvit_ray.settings import Defence
-from fvit_ray.smoothing.schedule import linear_alphas_cumprod, resolve
+from fvit_ray.settings.attack import Through
 
 Forwards = Counter[str]  # network -> image passes
+ADAPTIVE = "adaptive"  # what a condition attacked through its defence is called
+_ONE: Forwards = Counter({"classifier": 1})
 REMOVALS = ("perturbation", "saco", "insertion_deletion", "sensitivity_n")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One cell of the grid: a classifier, a radius, a defence and one aggregation of its trials.
+    """One cell of the grid: a classifier, a radius, a defence and one aggregation of its trials,
+    attacked through the classifier or through all of it (`through` is None where eps is 0).
 
     `condition_id` is readable, safe in file names, and unique within a configuration.
     """
@@ -36,6 +40,11 @@ class Condition:
     defence: Defence
     aggregation: Literal["mean", "vote"] | None  # None without DDS
     config: Config
+    through: Through | None = None
+
+    @property
+    def adaptive(self) -> bool:
+        return self.through == "defence"
 
     @property
     def defended(self) -> bool:
@@ -68,15 +77,22 @@ class Condition:
             "attack": config.attack.name if self.eps else "none",
             "eps": self.eps,
             "attack_label": config.attack.label,
+            "through": self.through,
+            "eot": config.attack.eot if self.adaptive else None,
+            "gradient": _gradient(config) if self.adaptive else None,
             "denoiser": d.denoiser,
             **(dds if self.defended else dict.fromkeys(dds)),
-            "dtype": config.compute.dtype,
+            "dtype": config.compute.arithmetic,
             "micro_batch": config.compute.micro_batch,
             "seed": config.seed,
         }
 
 
-def _defence_name(defence: Defence) -> str:
+def _gradient(config: Config) -> str:
+    return "none" if config.attack.name == "square" else config.attack.gradient
+
+
+def defence_name(defence: Defence) -> str:
     if defence.denoiser == "none":
         return "none"
     sigma = "auto" if defence.sigma is None else f"{defence.sigma:.4g}"
@@ -95,13 +111,29 @@ def trial_set(defence: Defence) -> Defence:
     shared by both class aggregations, all map aggregations and every explainer."""
     plain = Defence.model_fields
     return defence.model_copy(
-        update={name: plain[name].default for name in ("aggregation", "map_aggregation")}
+        update={name: plain[name].default for name in ("aggregation", "map_aggregation", "explainers")}
     )
+
+
+def explained(config: Config, defence: Defence) -> tuple[str, ...]:
+    """The configuration's methods that explain what is behind a defence."""
+    chosen = defence.explainers
+    return tuple(n for n in config.explainers if chosen is None or n in chosen)
+
+
+def explained_sets(config: Config) -> dict[Defence | None, tuple[str, ...]]:
+    """`trial_set` (None: the image without DDS) -> the methods that explain its trials."""
+    found: dict[Defence | None, tuple[str, ...]] = {}
+    for d in config.defences:
+        key = trial_set(d) if d.denoiser != "none" else None
+        mine = (*found.get(key, ()), *explained(config, d))
+        found[key] = tuple(n for n in config.explainers if n in mine)
+    return found
 
 
 def conditions(config: Config) -> list[Condition]:
     """Every condition, in the order in which tables show them."""
-    names = [_defence_name(d) for d in config.defences]
+    names = [defence_name(d) for d in config.defences]
     # defences that differ in nothing named (in their weights, say) are told apart by their place
     names = [f"{n}-{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
     found = [
@@ -112,12 +144,17 @@ def conditions(config: Config) -> list[Condition]:
             defence,
             aggregation,
             config,
+            through,
         )
         for model in config.models
         for name, defence in zip(names, config.defences, strict=True)
         for aggregation in (defence.aggregation if defence.denoiser != "none" else (None,))
+        for at, threat in enumerate(config.attack.through)
         for eps in config.attack.eps
-        if (parts := (model, eps_name(eps), name, aggregation))
+        # clean images are no attack's, and the undefended classifier has one attack
+        if not at or (eps and defence.denoiser != "none")
+        for through in (threat_of(threat, eps, defence),)
+        if (parts := (model, eps_name(eps), name, aggregation, ADAPTIVE * (through == "defence")))
     ]
     # names that differ only in what is not safe are told apart by a hash of the whole
     twice = Counter(c.condition_id for c in found)
@@ -129,21 +166,17 @@ def conditions(config: Config) -> list[Condition]:
     ]
 
 
+def threat_of(threat: Through, eps: float, defence: Defence) -> Through | None:
+    """What an attack goes through: None on clean images, the classifier where there is no more."""
+    if not eps:
+        return None
+    return threat if defence.denoiser != "none" else "classifier"
+
+
 def _digest(condition: Condition) -> str:
-    whole = (condition.model, condition.eps, condition.defence, condition.aggregation)
+    whole: tuple[Any, ...] = (condition.model, condition.eps, condition.defence)
+    whole += (condition.aggregation, *[ADAPTIVE] * condition.adaptive)
     return hashlib.blake2b(repr(whole).encode(), digest_size=4).hexdigest()
-
-
-def _passes(defence: Defence) -> int:
-    """Denoiser passes per trial: one, or the length of the reverse chain."""
-    if defence.denoiser == "identity" or not defence.denoise:
-        return 0
-    step = resolve(defence.schedule, defence.sigma, linear_alphas_cumprod())
-    if step.t is None:
-        return 0
-    if defence.mode == "pipeline":
-        return PIPELINE_PASSES
-    return step.t + 1 if step.chain else 1
 
 
 def explain_options(config: Config) -> Options:
@@ -154,36 +187,101 @@ def explain_options(config: Config) -> Options:
 def forwards(config: Config, clean_groups: int = 1) -> tuple[Forwards, Forwards]:
     """Image passes per sample: (with shared work, as separate runs).
 
+    A block of micro_batch samples costs micro_batch times as much, what its calls are padded with
+    among it; where that is no whole number per sample it is rounded up. `block_forwards` is exact.
+
     `clean_groups`: how many different preprocessings the classifiers need; classifiers of one
     preprocessing share the trials of the clean image. Aggregations that predict the same class
     share their maps, which is assumed here. Without sharing, every (condition, explainer) attacks,
     denoises, classifies and explains by itself, as the older code does.
     """
-    shared: Forwards = Counter()
-    naive: Forwards = Counter()
-    steps, options = config.attack.steps, explain_options(config)
-    forward, backward = passes(config.explainers, options)
-    sets = {trial_set(d) for d in config.defences if d.denoiser != "none"}
-    undefended = any(d.denoiser == "none" for d in config.defences)
-    seen = undefended + sum(d.trials for d in sets)  # copies classified and explained
-    for _, eps in product(config.models, config.attack.eps):
-        shared["classifier"] += (steps if eps else 0) + seen * (1 + forward)
-        shared["classifier backward"] += (steps if eps else 0) + seen * backward
-        shared["denoiser"] += sum(d.trials * _passes(d) for d in sets) if eps else 0
-    if 0 in config.attack.eps:
-        shared["denoiser"] += clean_groups * sum(d.trials * _passes(d) for d in sets)
-    scored = _scored(config)
-    shared.update(scored)
-    naive.update(scored)
-    alone = [passes([name], options) for name in config.explainers] or [(0, 0)]
+    size = config.compute.micro_batch
+    block = block_forwards(config, clean_groups)
+    shared: Forwards = Counter({name: -(-count // size) for name, count in block.items()})
+    naive, options = _scored(config), explain_options(config)
     for condition in conditions(config):
         d = condition.defence
-        trials, attack = d.trials if condition.defended else 1, steps if condition.eps else 0
-        for one_forward, one_backward in alone:
-            naive["classifier"] += attack + trials * (1 + one_forward)
-            naive["classifier backward"] += attack + trials * one_backward
-            naive["denoiser"] += trials * _passes(d) if condition.defended else 0
+        alone = [passes([name], options) for name in explained(config, d)] or [(0, 0)]
+        one: Forwards = Counter()
+        if condition.eps:
+            through = d if condition.adaptive else None
+            one += attack_passes(config.attack, through, 1, 1)
+        one += smoothing_passes(d, 1, d.trials, 1) if condition.defended else _ONE
+        for _ in alone:
+            naive.update(one)
+        for forward, backward in alone:
+            trials = d.trials if condition.defended else 1
+            naive.update({"classifier": trials * forward, "classifier backward": trials * backward})
+        if condition.defended and not condition.eps:
+            naive.update(certify_passes(config.certify, d, 1))
     return shared, naive
+
+
+def block_forwards(config: Config, clean_groups: int = 1) -> Forwards:
+    """Image passes of a block of micro_batch samples with shared work; see `forwards`.
+
+    Certificates count in full: abstaining early saves some of it.
+    """
+    compute, options = config.compute, explain_options(config)
+    size, found = compute.micro_batch, Forwards()
+    for _, eps in product(config.models, config.attack.eps):
+        for through in victims(config) if eps else ():
+            found += attack_passes(config.attack, through, size, batch_of(config, through))
+        for d, names in explained_sets(config).items():
+            forward, backward = passes(names, options)
+            trials = size * d.trials if d else size
+            seen = padded(trials, compute.explain_batch)
+            judged = padded(trials, batch_of(config, d))
+            one = Counter({"classifier": judged + seen * forward})
+            one["classifier backward"] = seen * backward
+            for _ in config.attack.through if d and eps else (None,):
+                found += one
+    for smooth, images in smoothed(config, clean_groups).items():
+        passed = smoothing_passes(smooth, size, smooth.trials, batch_of(config, smooth))
+        found += Counter({n: images * c for n, c in passed.items() if n != "classifier"})
+    found["classifier"] += size * _scored(config)["classifier"]
+    for d in explained_sets(config):
+        if d is None:
+            continue
+        for network, count in certify_passes(config.certify, d, batch_of(config, d)).items():
+            # the trials of an image are each classifier's
+            copies = len(config.models) if network == "classifier" else clean_groups
+            found[network] += size * copies * count
+    return found
+
+
+def batch_of(config: Config, defence: Defence | None) -> int:
+    """Images per call of the classifier: of a defence's trials, or of a block."""
+    compute = config.compute
+    if defence is None:
+        return compute.micro_batch
+    return compute.denoise_batches.get(defence.backbone, compute.denoise_batch)
+
+
+def victims(config: Config) -> list[Defence | None]:
+    """What is attacked at every (model, eps): the classifier (None), or a `trial_set` with it."""
+    found: list[Defence | None] = []
+    for d in config.defences:
+        if d.denoiser == "none" or "classifier" in config.attack.through:
+            found.append(None)
+        if d.denoiser != "none" and "defence" in config.attack.through:
+            found.append(trial_set(d))
+    return list(dict.fromkeys(found))
+
+
+def smoothed(config: Config, clean_groups: int = 1) -> Counter[Defence]:
+    """Images smoothed per sample, each in d.trials copies, by `trial_set` d, with shared work.
+
+    clean_groups: see `forwards`
+    """
+    sets = dict.fromkeys(trial_set(d) for d in config.defences if d.denoiser != "none")
+    radii = sum(eps > 0 for eps in config.attack.eps)
+    attacked = len(config.models) * radii * len(config.attack.through)
+    images = Counter(dict.fromkeys(sets, attacked + clean_groups * (0 in config.attack.eps)))
+    for condition in conditions(config):
+        if condition.defended and config.scores.classifier == "defended":
+            images[trial_set(condition.defence)] += _scored_copies(condition)
+    return images
 
 
 def removal_copies(config: Config) -> int:
@@ -200,6 +298,16 @@ def removal_copies(config: Config) -> int:
     )
 
 
+def _scored_copies(condition: Condition) -> int:
+    """Masked copies per image of all maps of a condition, and what they are compared with."""
+    config, scores = condition.config, condition.config.scores
+    maps = len(explained(config, condition.defence))
+    copies = removal_copies(config) * maps
+    # the unmasked image is classified anew where the condition's prediction is another's
+    seen = scores.image == "denoised" or (scores.image == "attacked" and not condition.defended)
+    return copies + (maps > 0 and "perturbation" in scores.metrics and not seen)
+
+
 def _scored(config: Config) -> Forwards:
     """Image passes per sample of the metrics that remove pixels."""
     passes: Forwards = Counter()
@@ -208,10 +316,7 @@ def _scored(config: Config) -> Forwards:
         d = condition.defence
         defended = condition.defended and scores.classifier == "defended"
         many = condition.defended and (defended or scores.image == "denoised")
-        copies = removal_copies(config) * len(config.explainers)
-        # the unmasked image is classified anew where the condition's prediction is another's
-        seen = scores.image == "denoised" or (scores.image == "attacked" and not condition.defended)
-        copies += "perturbation" in scores.metrics and not seen
+        copies = _scored_copies(condition)
         passes["classifier"] += copies * (d.trials if many else 1)
-        passes["denoiser"] += copies * d.trials * _passes(d) if defended else 0
+        passes["denoiser"] += copies * d.trials * denoiser_passes(d) if defended else 0
     return passes

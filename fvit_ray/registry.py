@@ -9,6 +9,9 @@ from typing import Any
 REGISTRY: dict[str, dict[str, str]] = {
     "attack": {
         "pgd": "fvit_ray.attacks.pgd:attack",
+        "apgd": "fvit_ray.attacks.apgd:attack",
+        "square": "fvit_ray.attacks.square:attack",
+        "explanation": "fvit_ray.attacks.explanation:attack",
     },
     "corruption": {
         "gaussian_noise": "fvit_ray.corruptions.noise:gaussian_noise",

@@ -7,37 +7,91 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fvit_ray.transfer import download
+
+CERTIFIED = ("certified_pred", "certified_radius", "certify_samples")
+
+
+class _Stage(NamedTuple):
+    """A stage that ended: its span, and those of the stages inside it."""
+
+    name: str
+    defence: str
+    copies: int
+    span: tuple[Any, Any]
+    inside: list[tuple[Any, Any]]
+
 
 @dataclass
 class Meter:
-    """Image passes per network and seconds per stage."""
+    """Image passes per network and seconds per stage.
 
+    On CUDA, where the host runs ahead of the device, a stage ends when the device has done it: its
+    seconds are read off events at `settle`, and nothing waits before.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     forwards: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _inside: float = 0.0  # seconds of the stages within the present one
+    # "<stage>/<defence>" -> seconds, and "<stage>/<defence>/copies" -> images of them
+    costs: Counter[str] = field(default_factory=Counter)
+    _open: list[tuple[Any, Any]] = field(default_factory=list)  # spans within the present stage
+    _ended: list[_Stage] = field(default_factory=list)
 
     def clear(self) -> None:
         self.forwards.clear()
         self.seconds.clear()
+        self.costs.clear()
+        self._ended.clear()
 
     def count(self, network: str, images: int) -> None:
         self.forwards[network] += images
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the seconds of a `with` block, without those of stages inside it."""
-        started, inside, self._inside = time.perf_counter(), self._inside, 0.0
+    def stage(self, name: str, defence: str = "", copies: int = 0) -> Iterator[None]:
+        """Count the seconds of a `with` block, without those of stages inside it; for the copies
+        of a defence apart, if it is named."""
+        outer, self._open, begin = self._open, [], self._mark()
         try:
             yield
         finally:
-            spent = time.perf_counter() - started
-            self.seconds[name] += spent - self._inside
-            self._inside = inside + spent
+            span = (begin, self._mark())
+            self._ended.append(_Stage(name, defence, copies, span, self._open))
+            self._open = [*outer, span]
+            if self.device.type != "cuda":
+                self.settle()
+
+    def settle(self) -> None:
+        """Count the stages that ended; on CUDA it waits for them."""
+        for stage in self._ended:
+            spent = _seconds(stage.span) - sum(map(_seconds, stage.inside))
+            self.seconds[stage.name] += spent
+            if stage.defence:
+                cost = f"{stage.name}/{stage.defence}"
+                self.costs[cost] += spent  # type: ignore[assignment]
+                self.costs[f"{cost}/copies"] += stage.copies
+        self._ended.clear()
+
+    def _mark(self) -> Any:
+        """This moment: of the clock, or of the device's work."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _seconds(span: tuple[Any, Any]) -> float:
+    begin, end = span
+    if isinstance(begin, float):
+        return float(end - begin)
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
 
 
 @dataclass
@@ -50,6 +104,9 @@ class Outcome:
     top5_correct: Tensor  # (B,) bool
     valid: Tensor  # (B,) bool; False where the network returned NaN or inf
     prob_other: Tensor | None = None  # (B,) of the second object's class, where there is one
+    certified_pred: Tensor | None = None  # (B,) class or -1; None where no certificate was made
+    certified_radius: Tensor | None = None  # (B,) float64, L2 in pixels
+    certify_samples: Tensor | None = None  # (B,) noise samples used
     target: Tensor | None = None  # (B,) explained class; -1 where it differs by trial
     # explainer -> (B, H, W) in [0, 1], in half precision as it is stored
     saliency: dict[str, Tensor] = field(default_factory=dict)
@@ -85,6 +142,7 @@ class Results:
     outcomes: dict[str, Outcome]
     examples: dict[str, Tensor]  # "clean/<model>", ... -> (k, ..., H, W, 3) uint8
     images: dict[str, Tensor] = field(default_factory=dict)  # "<model>/<eps>" -> (B, 3, H, W)
+    backoff: tuple[int, ...] = ()  # per sample: how often the calls of its block were halved
 
     def first(self, count: int) -> Results:
         """The results of the first `count` samples: without a block's padding."""
@@ -93,7 +151,7 @@ class Results:
             return x[:count]
 
         outcomes = {name: outcome.map(cut) for name, outcome in self.outcomes.items()}
-        kept = _deep(self.examples, cut), _deep(self.images, cut)
+        kept = _deep(self.examples, cut), _deep(self.images, cut), self.backoff[:count]
         return Results(self.keys[:count], cut(self.label), self.columns, outcomes, *kept)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -103,6 +161,7 @@ class Results:
             for name, outcome in self.outcomes.items():
                 valid = bool(outcome.valid[i])
                 row = {"key": key, "at": i, **self.columns[name], "label": int(self.label[i])}
+                row["backoff"] = self.backoff[i] if self.backoff else 0
                 if valid:
                     row["pred"] = int(outcome.pred[i])
                     row["prob_pred"] = float(outcome.prob_pred[i])
@@ -112,6 +171,8 @@ class Results:
                         "top5_correct": bool(outcome.top5_correct[i]),
                         "prob_label": float(outcome.prob_label[i]),
                     }
+                if outcome.certified_pred is not None:
+                    row |= {name: getattr(outcome, name)[i].item() for name in CERTIFIED}
                 rows.append(
                     row | {"error": None if valid else "the network's output is not finite"}
                 )
@@ -153,9 +214,10 @@ def join(blocks: list[Results]) -> Results:
         outcomes[name] = Outcome(**{field: cat([o[field] for o in same]) for field in same[0]})
     keys = tuple(key for block in blocks for key in block.keys)
     kept = cat([b.examples for b in blocks]), cat([b.images for b in blocks])
-    return Results(keys, cat([b.label for b in blocks]), first.columns, outcomes, *kept)
+    backoff = tuple(halvings for block in blocks for halvings in block.backoff)
+    return Results(keys, cat([b.label for b in blocks]), first.columns, outcomes, *kept, backoff)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(..., 3, H, W) in [0, 1] -> (..., H, W, 3) uint8 on the CPU."""
-    return (images.detach() * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu()
+    """(..., 3, H, W) in [0, 1] -> (..., H, W, 3) uint8 on the CPU, see `transfer.download`."""
+    return download((images.detach() * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1))

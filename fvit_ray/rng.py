@@ -17,6 +17,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from fvit_ray.transfer import upload
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -52,7 +54,7 @@ def _words(
         name = "\x1f".join((str(seed), key, purpose, str(trial)))
         digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=20).digest()
         states.append([int.from_bytes(digest[i : i + 4], "little") for i in range(0, 20, 4)])
-    k0, k1, c1, c2, c3 = torch.tensor(states, device=device).view(-1, 5, 1).unbind(1)
+    k0, k1, c1, c2, c3 = upload(torch.tensor(states), device).view(-1, 5, 1).unbind(1)
     position = torch.arange(math.ceil(count / 4), device=device).expand(len(streams), -1)
     ones = torch.ones_like(position)
     return philox4x32((position, c1 * ones, c2 * ones, c3 * ones), (k0, k1))

@@ -4,8 +4,11 @@
     DIR/metrics/<shard>-<chunk>.parquet   rows, one per (sample, condition), or one per bad sample
     DIR/scores/<shard>-<chunk>.parquet    rows, one per (sample, condition, explainer), if asked for
     DIR/maps/<shard>-<chunk>.h5           explanation maps and the images kept for the report
+    DIR/tries/                            what has been tried of the chunks under way
     DIR/summary.csv                       one line per condition (`SUMMARY`)
     DIR/scores.csv                        one line per (condition, explainer, score) (`SCORES`)
+    DIR/comparisons.csv                   one line per pair of conditions (`COMPARISONS`)
+    DIR/certified.csv                     one line per (condition, radius), if asked (`CERTIFIED`)
     DIR/report.html                       self-contained
 
 The Parquet file of a chunk appears last and whole: its existence is the chunk's commit.
@@ -27,6 +30,9 @@ CONDITION = pa.schema(
         ("attack", pa.string()),  # "none" at eps = 0
         ("eps", pa.float64()),  # pixel units
         ("attack_label", pa.string()),
+        ("through", pa.string()),  # classifier (transferred where defended), defence; null at 0
+        ("eot", pa.int32()),  # noise samples per step of an attack through the defence, else null
+        ("gradient", pa.string()),  # exact, bpda, none; null as eot
         ("denoiser", pa.string()),  # "none" without DDS
         ("weights", pa.string()),  # of the denoiser; null where it brings its own, or without DDS
         ("resolution", pa.int32()),  # side of the denoiser's images; null for any, or without DDS
@@ -60,8 +66,15 @@ ROW = pa.schema(
         ("top5_correct", pa.bool_()),
         ("prob_label", pa.float32()),
         ("prob_pred", pa.float32()),
+        # clean defended rows, if asked for: of the limit of vote, whatever the row's aggregation
+        ("certified_pred", pa.int32()),  # -1: abstained
+        ("certified_radius", pa.float64()),  # L2, pixels in [0, 1] of the classifier's input; 0: none
+        ("certify_samples", pa.int32()),  # noise samples used
         ("error", pa.string()),  # null for a good row; a bad sample has one row, no condition
+        # how often the calls of its block were halved, for want of memory (`backoff`)
+        ("backoff", pa.int32()),
         ("ms", pa.float32()),  # this chunk's compute per sample, all conditions together
+        ("attempts", pa.int32()),  # 1, and one more for every worker that died of this chunk
     ]
 )
 
@@ -125,10 +138,11 @@ SCORE = pa.schema(
 #                                       gzip, one HDF5 chunk per sample
 #   target/<condition_id>               (n,) int32, the explained class; -1 if it differs by trial
 #   images/<model>/<eps>                (n, 3, H, W) float32, what was explained (if asked for),
-#                                       <model> and <eps> as in `names`
+#                                       <model> and <eps> as in `names`; for a condition attacked
+#                                       through its defence, its condition_id stands for <eps>
 #   examples/keys                       (k,) str, the samples whose images are kept
 #   examples/clean/<model>              (k, H, W, 3) uint8, <model> as in `names.group_name`
-#   examples/adversarial/<model>/<eps>  (k, H, W, 3) uint8, <eps> as in `names.eps_name`
+#   examples/adversarial/<model>/<eps>  (k, H, W, 3) uint8, <eps> as above
 #   examples/denoised/<condition_id>    (k, min(m, 3), H, W, 3) uint8, the first trials
 MAPS_DTYPE = "float16"
 
@@ -145,6 +159,17 @@ SUMMARY = (
     "gain",  # top1 minus that of the same model and eps with denoiser "none"; empty for itself
     "gain_low",  # 95 % paired interval
     "gain_high",
+)
+
+# One line per (clean defended condition, radius) of certified.csv: CONDITION's columns, then these.
+CERTIFIED = (
+    "radius",  # L2, pixels in [0, 1] of the classifier's input
+    "n",  # images
+    "certified",  # share that is certified for its own label at least as far
+    "low",  # 95 % Wilson interval
+    "high",
+    "abstained",  # share without a certificate
+    "samples",  # noise samples per image, those of early abstentions fewer
 )
 
 # One line per (condition, explainer, score) of scores.csv: CONDITION's columns, then these.
@@ -167,9 +192,40 @@ SCORES = (
     "ours_high",
 )
 
-# Keys of run.json. status: running | complete; `config` is the resolved tree; `random_weights`
-# marks every output of such a run; `samples`, `rows`, `errors`, `chunks` count what is committed;
+# One line per (pair of conditions, score) of comparisons.csv: the accuracy of `condition_id` less
+# that of `against` on the same images. Each defence stands against none, and against the run's
+# first defence, at the same model, radius and attack.
+COMPARISONS = (
+    "condition_id",
+    "against",
+    "model",
+    "corruption",
+    "severity",
+    "eps",
+    "through",
+    "denoiser",
+    "aggregation",
+    "against_denoiser",
+    "against_aggregation",
+    "score",  # top1, top5
+    "n",
+    "difference",
+    "low",  # 95 % score interval (Tango, 1998)
+    "high",
+    "low90",  # 90 %: inside +-MARGIN, the two are equivalent at 5 % (two one-sided tests)
+    "high90",
+    "p",  # exact McNemar, two-sided
+    "p_equivalent",
+)
+MARGIN = 0.05  # share: accuracies that differ by less are called comparable
+
+# Keys of run.json. status: running | complete; `config` is the tree that was asked for, `resolved`
+# what the device made of it: sizes of calls that were auto, dtypes by component, compilation;
+# `random_weights` marks every output of such a run; `samples`, `rows`, `errors`, `chunks` count
+# what is committed;
 # `forwards` maps a network to {"done", "naive"} image passes; `stages` maps a stage to seconds.
+# `sanity` lists what the attack's own checks found, per (model, defence): {"model", "conditions"
+# (the ids they speak of), "eps", "n", "checks": [{"name", "passed", "line"}]}; null if none ran.
 RUN_KEYS = (
     "schema_version",
     "status",
@@ -177,6 +233,7 @@ RUN_KEYS = (
     "started",
     "finished",
     "config",
+    "resolved",
     "fingerprint",
     "shards",
     "class_names",
@@ -192,7 +249,11 @@ RUN_KEYS = (
     "chunks",
     "seconds",
     "stages",
+    "costs",  # "<stage>/<defence>" -> seconds, "<stage>/<defence>/copies" -> images of them
+    "energy",  # joules by how they were found, kwh, CO2e (metrics/energy.py); null if not known
+    "operation",  # how the last start's actors were used (dist/operation.py)
     "forwards",
+    "sanity",
     "conditions",
     "warnings",
 )

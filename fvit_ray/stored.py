@@ -64,8 +64,20 @@ def stored_outcomes(run: Path, chunk: str, samples: Sequence[DecodedSample]) -> 
             outcomes[name] = outcome
     for row in rows:
         if row["condition_id"] is not None and row["error"] is None:
+            outcomes.setdefault(row["condition_id"], _blank(len(samples)))  # it explained nothing
             _fill(outcomes[row["condition_id"]], at[row["position"]], row)
     return outcomes
+
+
+def stored_errors(run: Path, chunk: str, samples: Sequence[DecodedSample]) -> dict[int, str]:
+    """Place among `samples` -> why the stored run could not evaluate it."""
+    rows = pq.read_table(run / "metrics" / f"{chunk}.parquet", columns=COLUMNS).to_pylist()
+    bad = {row["position"]: row["error"] for row in rows if row["condition_id"] is None}
+    return {
+        at: str(bad[sample.position])
+        for at, sample in enumerate(samples)
+        if sample.error is None and sample.position in bad
+    }
 
 
 def _blank(n: int) -> Outcome:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
+from fvit_ray.data.gunzip import READ
 from fvit_ray.data.tar import Damage, Member, members
 from fvit_ray.data.urls import (
     ShardError,
     Stream,
     Trouble,
     expand,
-    open_file,
     opened,
     shard_id,
     shard_ids,
@@ -28,6 +29,7 @@ __all__ = [
     "ShardError",
     "count_samples",
     "expand",
+    "known_counts",
     "known_samples",
     "read_chunks",
     "read_index",
@@ -37,7 +39,8 @@ __all__ = [
 ]
 
 INDEX = "index.json"
-BACKOFF = (1.0, 4.0)  # seconds before the second and the third try
+BACKOFF = (1.0, 4.0, 15.0, 40.0)  # seconds before the second try, the third, ...
+TWICE = "duplicate key"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def _grouped(
                 yield key, fields, error
             key, fields, error = this, {}, None
             if key in seen:
-                error = "duplicate key: samples before it in this shard have the same"
+                error = f"{TWICE}: samples before it in this shard have the same"
             seen.add(key)
         if part.problem:
             trouble = trouble or f"member .{extension} {part.problem}"
@@ -117,36 +120,69 @@ def _grouped(
         yield key, fields, error
 
 
-def _samples(stream: Stream, url: str, name: str) -> Iterator[RawSample]:
+def _told(damages: list[str], promised: int | None, found: int) -> list[str]:
+    """A line per sample that the index promises and the shard lacks, or per damage without one."""
+    missing = 0 if promised is None else promised - found
+    if promised is None or not missing:
+        return damages
+    short = f"{INDEX} promises {promised} samples, {found} were found"
+    if missing < 0:
+        return [*damages, f"{short}: the shard is of another version than its index"]
+    lines = damages[: missing - 1]
+    if rest := damages[missing - 1 :]:
+        lines.append("; ".join(rest))
+    lines = [f"{line}; {short}" for line in lines] or [short]
+    return lines + lines[-1:] * (missing - len(lines))
+
+
+def _samples(
+    stream: Stream, url: str, name: str, limit: int | None, promised: int | None
+) -> Iterator[RawSample]:
     damages: list[str] = []
-    position = 0
+    position = twice = 0
     for key, fields, error in _grouped(members(stream), damages):
+        if position == limit:
+            promised = None  # nothing is known of the samples behind
+            break
+        twice += error is not None and error.startswith(TWICE)
         yield RawSample(key, position, fields, error)
         position += 1
-    promised = known_samples(url)
-    if promised is not None and position < promised:
-        short = f"{INDEX} promises {promised} samples, {position} were found"
-        damages[-1:] = [f"{damages[-1]}; {short}" if damages else short]
-    elif not position and not damages:
+    if not position and not damages:
         damages.append("the shard holds no samples")
-    for number, damage in enumerate(damages):
+    if promised is not None and limit is not None:
+        promised = min(promised, limit)
+    found = position
+    if promised is not None and position > promised:
+        found = max(promised, position - twice)
+    for number, damage in enumerate(_told(damages, promised, found)):
         error = f"shard {shown(url)}: {damage}"
         yield RawSample(f"{name}#damage-{number}", position + number, {}, error)
 
 
-def read_samples(url: str, name: str | None = None) -> Iterator[RawSample]:
+def read_samples(
+    url: str,
+    name: str | None = None,
+    *,
+    limit: int | None = None,
+    promised: int | EllipsisType | None = ...,
+) -> Iterator[RawSample]:
     """The samples of one shard in order, streamed; `name` is the shard's id.
 
     Whatever is wrong with a sample is in its `error`. A damaged shard yields all that can be found
-    before and behind the damage, and at its end one more sample, key `<id>#damage-<n>`, for every
-    damage. Raises ShardError when the shard cannot be opened, or after three broken connections;
-    every try begins at the first byte.
+    before and behind the damage, and at its end samples of key `<id>#damage-<n>`: one for every
+    sample that the index promises and the shard lacks; without an index, one for every damage.
+    Raises ShardError when the shard cannot be opened, or after the last broken connection of
+    `len(BACKOFF) + 1`; every try begins at the first byte.
+
+    limit: the first so many alone, and the damage up to there
+    promised: how many samples the index says there are (None: it does not), if that is known
     """
+    count = known_samples(url) if isinstance(promised, EllipsisType) else promised
     done = 0
     for wait in (*BACKOFF, None):
         try:
             with opened(url) as stream:
-                for sample in _samples(stream, url, name or shard_id(url)):
+                for sample in _samples(stream, url, name or shard_id(url), limit, count):
                     if sample.position >= done:
                         done += 1
                         yield sample
@@ -167,16 +203,15 @@ def read_chunks(
     limit: int | None = None,
     skip: Container[int] = (),
     name: str | None = None,
+    promised: int | EllipsisType | None = ...,
 ) -> Iterator[tuple[int, list[RawSample]]]:
     """(chunk number, its samples): chunk n holds the positions n * chunk to (n + 1) * chunk - 1.
 
-    start: the first chunk wanted; limit: samples at this position and behind are left out;
-    skip: chunks not wanted. Raises as `read_samples`.
+    start: the first chunk wanted; skip: chunks not wanted. The rest, and what is raised, is that
+    of `read_samples`.
     """
     group: list[RawSample] = []
-    for sample in read_samples(url, name):
-        if limit is not None and sample.position >= limit:
-            break
+    for sample in read_samples(url, name, limit=limit, promised=promised):
         number = sample.position // chunk
         if number < start or number in skip:
             continue
@@ -189,21 +224,49 @@ def read_chunks(
 
 
 def read_index(folder: str) -> dict[str, dict[str, Any]]:
-    """File name -> {samples, bytes, sha256} of the shards in a folder; {} without an index."""
+    """File name -> {samples, bytes, sha256} of the shards in a folder; {} without an index.
+
+    Raises ShardError where there is one that cannot be read: shards would go unchecked.
+    """
+    path = f"{folder}/{INDEX}"
+    for wait in (*BACKOFF, None):
+        try:
+            with opened(path) as stream:
+                raw = b"".join(iter(lambda: stream.read(READ), b""))
+            break
+        except Trouble as trouble:
+            if trouble.final:
+                return {}
+            if wait is None:
+                raise ShardError(f"{shown(path)}: cannot be read ({trouble})") from trouble
+            time.sleep(wait)
     try:
-        with open_file(f"{folder}/{INDEX}") as stream:
-            shards = json.loads(stream.read())["shards"]
-    except Exception:  # each file system has its own "not found"; an index is an extra
-        return {}
+        document = json.loads(raw)
+    except ValueError as error:
+        raise ShardError(
+            f"{shown(path)}: damaged ({error}); restore it, or remove it to run without counts"
+        ) from None
+    shards = document.get("shards") if isinstance(document, dict) else None
     return shards if isinstance(shards, dict) else {}
+
+
+def known_counts(urls: Iterable[str]) -> list[int | None]:
+    """How many samples the index beside each shard promises; None without one."""
+    indexes: dict[str, dict[str, dict[str, Any]]] = {}
+    counts: list[int | None] = []
+    for url in urls:
+        folder, _, file = (url if "://" in url else str(Path(url).absolute())).rpartition("/")
+        if folder not in indexes:
+            indexes[folder] = read_index(folder)
+        entry = indexes[folder].get(file)
+        count = entry.get("samples") if isinstance(entry, dict) else None
+        counts.append(count if isinstance(count, int) else None)
+    return counts
 
 
 def known_samples(url: str) -> int | None:
     """How many samples the index beside the shard promises; None without one."""
-    folder, _, file = (url if "://" in url else str(Path(url).absolute())).rpartition("/")
-    entry = read_index(folder).get(file)
-    count = entry.get("samples") if isinstance(entry, dict) else None
-    return count if isinstance(count, int) else None
+    return known_counts([url])[0]
 
 
 def count_samples(url: str) -> int:

@@ -29,12 +29,13 @@ class ShardError(ValueError):
 def expand(pattern: str) -> list[str]:
     """All shards that `pattern` names, in order.
 
-    `sample`, `sample_pairs`, a path or URL with {000000..000049} or {train,val}, a local glob or a
-    folder of shards. Raises ShardError for a local shard that is not there or a URL that nobody can
+    `sample`, `sample_pairs`, or `sample:SHARD` for one of their shards; a path or URL with
+    {000000..000049} or {train,val}, a local glob or a folder of shards. Raises ShardError for a local shard that is not there or a URL that nobody can
     open.
     """
-    if pattern in OWN:
-        pattern = str(resources.files("fvit_ray") / "sample" / OWN[pattern])
+    own, _, shard = pattern.partition(":")
+    if own in OWN:
+        pattern = str(resources.files("fvit_ray") / "sample" / OWN[own] / shard)
     urls: list[str] = []
     for name in _unfold(pattern):
         urls += [name] if _is_remote(name) else _local(name)
@@ -133,7 +134,10 @@ class Trouble(Exception):
     def __init__(self, error: Exception) -> None:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         super().__init__(" ".join(text.split()))
-        self.final = isinstance(error, _FINAL)
+        # a server's answer, too: the request is wrong, but for "try later" and "too many"
+        status = getattr(error, "status", 0)
+        refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+        self.final = refused or isinstance(error, _FINAL)
 
 
 class Stream:

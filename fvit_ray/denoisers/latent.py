@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,12 +50,13 @@ class LatentDenoiser:
         self.dtype = next(unet.parameters()).dtype
         self.vae_dtype = next(vae.parameters()).dtype
         self.resolution: int | None = side_of(unet.config, vae.config, resolution)
+        # may be replaced by compiled versions of themselves
+        self.encoder: Callable[[Tensor], Tensor] = self._latents
+        self.decoder: Callable[[Tensor], Tensor] = self._image
 
     def encode(self, x: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [0, 1] -> scaled latents (B, C, h, w); no noise is drawn."""
-        encoded = self.vae.encode((2 * x - 1).to(self.vae_dtype))
-        z: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return self.scale * z.to(x.dtype)
+        return self.scale * self.encoder((2 * x - 1).to(self.vae_dtype)).to(x.dtype)
 
     def predict(self, z_t: Tensor, t: int) -> Prediction:
         """z_t (B, C, h, w) at the 0-based step t; see `base.Denoiser`."""
@@ -63,14 +65,23 @@ class LatentDenoiser:
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents -> pixels in [0, 1], not clamped."""
-        latents, options = z / self.scale, {}
-        if hasattr(self.vae, "quantize"):
-            options["force_not_quantize"] = True  # where it is wanted, it is done here
-            if self.quantise:
-                latents = nearest_codes(latents, self.vae.quantize.embedding.weight)
-        decoded = self.vae.decode(latents.to(self.vae_dtype), return_dict=False, **options)[0]
-        image: Tensor = decoded.to(z.dtype)
+        latents = z / self.scale
+        if self.quantise:
+            latents = nearest_codes(latents, self.vae.quantize.embedding.weight)
+        image = self.decoder(latents.to(self.vae_dtype)).to(z.dtype)
         return (image + 1) / 2
+
+    def _latents(self, x: Tensor) -> Tensor:
+        """Pixels in [-1, 1] -> latents, both in the autoencoder's dtype."""
+        encoded = self.vae.encode(x)
+        z: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return z
+
+    def _image(self, z: Tensor) -> Tensor:
+        """Latents -> pixels in [-1, 1]; `decode` snaps them to codes, where that is wanted."""
+        options = {"force_not_quantize": True} if hasattr(self.vae, "quantize") else {}
+        image: Tensor = self.vae.decode(z, return_dict=False, **options)[0]
+        return image
 
 
 def side_of(unet: Any, vae: Any, resolution: int | None) -> int | None:

@@ -138,12 +138,13 @@ def build_sample(
     random_weights: bool = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype | None = None,
 ) -> LatentDenoiser:
     """The packaged latent diffusion of the embedded sample, or the folder `weights`."""
     if weights is None and random_weights:
         vae, unet, alphas_cumprod = _random(SAMPLE_VAE, SAMPLE_UNET, "sample_ldm")
         return LatentDenoiser(
-            vae.build(device, dtype),
+            vae.build(device, vae_dtype or dtype),
             unet.build(device, dtype),
             alphas_cumprod,
             "epsilon",
@@ -155,4 +156,5 @@ def build_sample(
         device=device,
         dtype=dtype,
         name="sample_ldm",
+        vae_dtype=vae_dtype,
     )

@@ -5,13 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fvit_ray.config import ConfigError
+from fvit_ray.settings import Compute
 from fvit_ray.sinks.manifest import processor
+
+
+# On a CPU the reader and decoder need a sliver beside the actors, which compute all the time.
+ACTOR_CPUS = 0.75
+READER_CPUS = 0.25
+# Beside a GPU half a core each, so that a machine with as many GPUs as cores can still read.
+GPU_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -19,15 +27,13 @@ class Pool:
     """The actors of a run: how many, and what each holds."""
 
     device: str  # cpu or cuda
-    actors: int
+    actors: int  # to begin with
+    max_actors: int  # more than `actors` where the cluster may grow
     num_cpus: float
-    num_gpus: float
+    num_gpus: float  # a share of one, or 0
+    reader_cpus: float  # of every task that reads or decodes
     name: str  # of the device, in words
-
-
-# On a CPU the reader and decoder need a sliver beside the actors, which compute all the time.
-ACTOR_CPUS = 0.75
-READER_CPUS = 0.25
+    accelerator_type: str | None = None
 
 
 @contextmanager
@@ -84,16 +90,45 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-def pool(device: str, actors: int | None) -> Pool:
-    """One actor per GPU where there are any (or as `device` asks), else one per CPU."""
+def pool(compute: Compute) -> Pool:
+    """One actor per GPU (or share of one) where there are any, or as asked, else one per CPU.
+
+    What the cluster lacks is refused now, in one line: Ray would wait for it for half an hour. A
+    pool with `max_actors` waits, since a cluster that grows has it later.
+    """
     import ray
 
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    if device == "cuda" and not gpus:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    grows, kind = compute.max_actors is not None, compute.accelerator_type
+    kinds = sorted({name for node in nodes for name in _kinds(node)})
+    share = 1 if compute.gpus_per_actor == 1 else int(1 / compute.gpus_per_actor + 1e-9)
+    slots = share * sum(int(node.get("GPU", 0)) for node in nodes if kind in (None, *_kinds(node)))
+    if compute.device == "cpu" and kind is not None:
+        raise ConfigError(f"compute.accelerator_type: {kind} was asked for, with device cpu")
+    if kind is not None and not slots and not grows:
+        raise ConfigError(
+            f"compute.accelerator_type: no node has {kind}, the cluster has "
+            f"{', '.join(kinds) or 'no GPU that it names'}; name another, or leave it out; give "
+            "compute.max_actors where nodes come later"
+        )
+    if compute.device == "cuda" and not slots and not grows:
         raise ConfigError("compute.device: cuda was asked for, but the cluster has no GPU")
-    if device != "cpu" and gpus:
-        kinds = [key.split(":", 1)[1] for key in resources if key.startswith("accelerator_type:")]
-        # half a core each, so that a machine with as many GPUs as cores can still read
-        return Pool("cuda", min(actors or gpus, gpus), 0.5, 1.0, ", ".join(kinds) or "GPU")
-    return Pool("cpu", max(1, min(actors or cpus, cpus)), ACTOR_CPUS, 0.0, processor())
+    if compute.device != "cpu" and (slots or kind is not None or compute.device == "cuda"):
+        actors, limit = _sizes(compute, slots)
+        name = kind or ", ".join(kinds) or "GPU"
+        return Pool("cuda", actors, limit, GPU_CPUS, compute.gpus_per_actor, GPU_CPUS, name, kind)
+    actors, limit = _sizes(compute, int(sum(node.get("CPU", 0) for node in nodes)) or 1)
+    return Pool("cpu", actors, limit, ACTOR_CPUS, 0.0, READER_CPUS, processor())
+
+
+def _kinds(node: Mapping[str, float]) -> list[str]:
+    """The accelerators of a node, by Ray's names."""
+    return [name.split(":", 1)[1] for name in node if name.startswith("accelerator_type:")]
+
+
+def _sizes(compute: Compute, slots: int) -> tuple[int, int]:
+    """(actors to begin with, at most): never more at once than there is room for now."""
+    if compute.max_actors is None:
+        actors = max(1, min(compute.actors or slots, slots))
+        return actors, actors
+    return min(compute.actors or max(1, slots), compute.max_actors), compute.max_actors

@@ -10,15 +10,21 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit_ray import cli
 from fvit_ray.config import SAMPLE, Config, ConfigError
 from fvit_ray.sinks import manifest
+from fvit_ray.sinks.place import Place
 
 if TYPE_CHECKING:  # imports torch, which a refused configuration does not wait for
     from fvit_ray.dist.preflight import Work
+
+
+class RunError(Exception):
+    """A run that could not be finished; the message is one line, and what is committed stays."""
 
 
 def main(argv: Sequence[str] | None = None, default: str = SAMPLE) -> int:
@@ -30,6 +36,9 @@ def main(argv: Sequence[str] | None = None, default: str = SAMPLE) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except OSError as error:  # a full or read-only disk; what is committed stays
         print(f"error: {error}; the same command resumes", file=sys.stderr)
         return 1
@@ -40,15 +49,36 @@ def main(argv: Sequence[str] | None = None, default: str = SAMPLE) -> int:
         sys.path.pop(0)
 
 
+TABLES = ("summary.csv", "scores.csv", "comparisons.csv", "certified.csv")
+OUTPUTS = ("run.json", *TABLES, "report.html")
+
+
 def run(command: cli.Command) -> int:
     """Run, resume or reprint; returns the exit code."""
+    with Place(command.place or command.out) as place:
+        try:
+            if place.remote:
+                place.fetch(names=OUTPUTS)
+                place.fetch("metrics")
+            return _run(replace(command, out=place.folder), place)
+        except ConfigError as error:  # of the working copy, which is nothing to the user
+            raise ConfigError(str(error).replace(str(place.folder), place.where)) from error
+
+
+def _run(command: cli.Command, place: Place) -> int:
+    from fvit_ray.dist import resume
+
     config, out = command.config, command.out
     document = manifest.read_run(out)
+    if document is None and place.names() not in ([], [manifest.LOCK]):
+        raise ConfigError(f"--out {place.where}: not empty without a run.json; name another folder")
     if document is not None and (out / "metrics").exists():
         manifest.check_same(out, document, config)
+        if document["status"] == "complete" and resume.damaged(place):
+            document["status"] = "running"
         if document["status"] == "complete" and not command.dry_run:
-            print(f"{out} is finished: nothing to do")
-            return conclude(command, document)
+            print(f"{place.where} is finished: nothing to do")
+            return conclude(command, document, place)
     elif document is not None:
         document = None  # nothing was committed, so the folder may become another run's
     from fvit_ray.dist.preflight import preflight
@@ -59,14 +89,17 @@ def run(command: cli.Command) -> int:
 
         print(describe_plan(config, work.total))
         return 0
-    with manifest.locked(out):
-        document = evaluate(command, work, document)
-    return conclude(command, document)
+    with manifest.locked(out, place.lock):
+        document = evaluate(command, work, document, place)
+    return conclude(command, document, place)
 
 
-def evaluate(command: cli.Command, work: Work, document: dict[str, Any] | None) -> dict[str, Any]:
+def evaluate(
+    command: cli.Command, work: Work, document: dict[str, Any] | None, place: Place
+) -> dict[str, Any]:
     """Stream what is not committed yet; returns the finished run document."""
     from fvit_ray.dist import cluster, resume
+    from fvit_ray.dist.tuning import resolve
     from fvit_ray.plan import conditions
 
     config, out = command.config, command.out
@@ -80,66 +113,135 @@ def evaluate(command: cli.Command, work: Work, document: dict[str, Any] | None) 
             seconds=0.0,
         )
         manifest.write_run(out, document)
+        place.publish("run.json", keep=True)
     elif document["shards"] != [url for url, *_ in work.shards]:
         raise ConfigError(f"--out {out}: was begun on other shards than {config.data} now names")
     manifest.note_versions(document)
     resume.sweep(out)
+    if torn := resume.damaged(place):
+        manifest.write_run(out, document)  # a finished run is one no longer
+        for name, what in torn.items():
+            print(f"damaged, made again: {name}: {what}")
+            place.remove(f"metrics/{name}")
     done = resume.committed(out, [name for _, name, _ in work.shards])
     if any(c.chunks for c in done.values()):
-        print(f"resuming {out}: {sum(len(c.chunks) for c in done.values())} chunks are committed")
+        print(f"resuming {place.where}: {sum(len(c.chunks) for c in done.values())} chunks are committed")
     tasks_left = [
-        (url, name, limit, frozenset(done[name].chunks))
+        (url, name, limit, frozenset(done[name].chunks), work.promised[name])
         for url, name, limit in work.shards
         if not done[name].complete
     ]
     if tasks_left:
         with cluster.connected(command.address):
-            pool = cluster.pool(config.compute.device, config.compute.actors)
+            pool = cluster.pool(config.compute)
             if document["device"] not in (None, pool.device):
                 raise ConfigError(
                     f"--out {out}: was computed on {document['device']}, this is {pool.device}; "
                     "equal rows are promised for one device type only; name another folder"
                 )
             document |= {"device": pool.device, "device_name": pool.name}
+            if document["resolved"] is None:  # once: a resumed run keeps its sizes
+                document["resolved"] = resolve(config, pool)
             manifest.write_run(out, document)
-            _consume(config, out, work, tasks_left, pool)
+            place.publish("run.json", keep=True)
+            parts = (place, work, tasks_left, pool, document["resolved"])
+            document["operation"] = _consume(config, *parts)
     document["seconds"] += time.monotonic() - started
-    return finish(out, config, work, document)
+    return finish(place, config, work, document)
 
 
-def _consume(config: Config, out: Path, work: Work, tasks_left: Any, pool: Any) -> None:
+def _consume(
+    config: Config, place: Place, work: Work, tasks_left: Any, pool: Any, resolved: dict[str, Any]
+) -> dict[str, Any]:
+    """Stream the shards that are left; -> how well the actors were used."""
     from ray.exceptions import RayError
 
     from fvit_ray.dist import resume
+    from fvit_ray.dist.actor import EvaluateChunk
+    from fvit_ray.dist.operation import Operation
     from fvit_ray.dist.progress import Progress
     from fvit_ray.dist.stream import ShardTask, stream
+    from fvit_ray.dist.watch import Watch
 
     tasks = [ShardTask(*task) for task in tasks_left]
-    before = resume.totals(out)[0]["samples"]
+    before = resume.totals(place.folder)[0]["samples"]
     first = work.shards[0][1]
-    print(f"evaluating on {pool.actors} {pool.device} actor{'s' * (pool.actors > 1)} -> {out}")
+    where = place.where if place.remote else str(place.folder.resolve())
+    more = f" to {pool.max_actors}" if pool.max_actors > pool.actors else ""
+    many = "s" * (pool.max_actors > 1)
+    print(f"evaluating on {pool.actors}{more} {pool.device} actor{many} -> {place.where}")
+    operation = Operation(pool.actors, pool.device, Watch.begin())
+    troubles: list[str] = []
+    options = (work.specs, work.num_classes, pool, first, EvaluateChunk, resolved)
     try:
-        with Progress(work.total, before) as progress:
-            for row in stream(config, out, tasks, work.specs, work.num_classes, pool, first):
-                progress.advance(row["samples"], row["errors"])
+        with Progress(work.total, operation, before) as progress:
+            for row in stream(config, where, tasks, *options):
+                progress.advance(row)
+                troubles += [row["trouble"]] if row["trouble"] else []
     except RayError as error:
-        line = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-        raise ConfigError(f"a worker failed: {line}") from None
+        raise RunError(f"a worker failed: {_cause(error)}; the same command resumes") from None
+    if troubles:
+        shards = f"{len(troubles)} of {len(work.shards)} shards"
+        raise RunError(f"{shards}: {troubles[0]}; the others are done, the same command goes on")
+    document = operation.document()
+    for line in document["advice"]:
+        print(f"note: {line}")
+    return document
 
 
-def finish(out: Path, config: Config, work: Work, document: dict[str, Any]) -> dict[str, Any]:
+def _cause(error: Exception) -> str:
+    """The worker's own exception in one line."""
+    inner: Any = error
+    while getattr(inner, "cause", None) is not None:
+        inner = inner.cause
+    if inner.__cause__ is not None and type(inner).__name__ == "UserCodeException":
+        inner = inner.__cause__
+    lines = str(inner).strip().splitlines() or [type(inner).__name__]
+    return lines[-1]
+
+
+def check(place: Place, config: Config, work: Work, conditions: Sequence[str]) -> None:
+    """Hold what is committed against the input; raises `RunError`, which names chunk or shard."""
+    from fvit_ray.dist import resume
+    from fvit_ray.dist.verify import Mismatch, check_chunk
+
+    done = resume.committed(place.folder, [name for _, name, _ in work.shards])
+    for url, shard, limit in work.shards:
+        if not done[shard].complete:
+            raise RunError(
+                f"shard {shard}: not all of its chunks are in {place.where}; --out must be storage "
+                "that every node sees; run again"
+            )
+        samples = 0
+        for chunk in sorted(done[shard].chunks):
+            name = resume.chunk_name(shard, chunk)
+            try:
+                samples += check_chunk(place.folder, name, conditions, config.compute.chunk)
+            except Mismatch as error:
+                place.remove(f"metrics/{name}.parquet")
+                raise RunError(f"{error}; the same command makes it again") from None
+        wanted = [count for count in (limit, work.promised[shard]) if count is not None]
+        if wanted and samples < min(wanted):
+            raise RunError(f"shard {url}: {samples} samples of {min(wanted)} are there; run again")
+
+
+def finish(place: Place, config: Config, work: Work, document: dict[str, Any]) -> dict[str, Any]:
     """Count what is committed, write summary.csv, run.json and report.html."""
     from fvit_ray.dist import resume
+    from fvit_ray.metrics import energy
     from fvit_ray.plan import forwards
+    from fvit_ray.tune import applied
 
-    done = resume.committed(out, [name for _, name, _ in work.shards])
-    if short := [name for name, shard in done.items() if not shard.complete]:
-        raise ConfigError(
-            f"shard {short[0]}: not all of its chunks are in {out}; --out must be storage that "
-            "every node sees; run again"
-        )
+    out = place.folder
+    if place.remote:
+        place.fetch("metrics")
+        place.fetch("scores")
+        place.fetch("maps", [f"{resume.chunk_name(work.shards[0][1], 0)}.h5"])  # of the report
+    resume.sweep(out)
+    check(place, config, work, [c["condition_id"] for c in document["conditions"]])
     counts, meter = resume.totals(out)
-    _, naive = forwards(config, len(work.specs))
+    sized = applied(config, document.get("resolved") or {})
+    _, naive = forwards(sized, len(work.specs))
     good = counts["samples"] - counts["errors"]
     # relevance passes go through rules, not through a network
     passes = meter["forwards"].keys() | naive.keys()
@@ -149,48 +251,60 @@ def finish(out: Path, config: Config, work: Work, document: dict[str, Any]) -> d
         "status": "complete",
         "finished": manifest.now(),
         "stages": dict(meter["seconds"]),
+        "costs": dict(meter["costs"]),
+        "energy": energy.document(meter["joules"], counts["samples"]),
         "forwards": {
             n: {"done": meter["forwards"].get(n, 0), "naive": naive.get(n, 0) * good}
             for n in networks
         },
     }
+    document["sanity"] = resume.sanity(out)
     resolved = resume.resolved_conditions(out)
     document["conditions"] = [resolved.get(c["condition_id"], c) for c in document["conditions"]]
     manifest.write_run(out, document)
     write_outputs(out)
+    place.publish(*(name for name in OUTPUTS[::-1] if (out / name).exists()), keep=True)
     return document
 
 
 def write_outputs(out: Path) -> None:
-    """Write summary.csv, scores.csv and report.html from what the folder holds."""
+    """Write the tables and report.html from what the folder holds."""
     from fvit_ray import schema
     from fvit_ray.metrics.accuracy import summarise, write_summary
+    from fvit_ray.metrics.certified import summarise_certificates
+    from fvit_ray.metrics.comparisons import compare_conditions, write_comparisons
     from fvit_ray.metrics.scores import summarise_scores
     from fvit_ray.report.html import write_report
 
     write_summary(out / "summary.csv", summarise(out))
+    write_comparisons(out / "comparisons.csv", compare_conditions(out))
     if lines := summarise_scores(out):
         write_summary(out / "scores.csv", lines, schema.SCORES)
+    if lines := summarise_certificates(out):
+        write_summary(out / "certified.csv", lines, schema.CERTIFIED)
     write_report(out)
 
 
-def conclude(command: cli.Command, document: dict[str, Any]) -> int:
+def conclude(command: cli.Command, document: dict[str, Any], place: Place) -> int:
     """Print the tables, the errors and where the files are; returns the exit code."""
     from fvit_ray.report.table import show
 
-    out = command.out
+    out, where = command.out, place.where
     if not ((out / "summary.csv").exists() and (out / "report.html").exists()):
         write_outputs(out)  # the run ended between its last commit and these
     show(out)
     if document["errors"]:
         print(
             f"warning: {document['errors']} of {document['samples']} samples could not be "
-            f"evaluated; their rows in {out}/metrics carry the reason in `error`"
+            f"evaluated; their rows in {where}/metrics carry the reason in `error`"
         )
-    print(f"report  {out}/report.html\nrows    {out}/metrics/*.parquet\nsummary {out}/summary.csv")
+    for kind, name in (("report", "report.html"), ("rows", "metrics/*.parquet")):
+        print(f"{kind:<7} {where}/{name}")
+    print(f"summary {where}/summary.csv")
     if (out / "scores.csv").exists():
-        print(f"scores  {out}/scores/*.parquet, {out}/scores.csv")
+        print(f"scores  {where}/scores/*.parquet, {where}/scores.csv")
     if command.export is not None:
+        place.fetch("maps")
         from fvit_ray.sinks.export import export
 
         for path in export(out, command.export):

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from fvit_ray import registry
 from fvit_ray.config import SAMPLE, Config, ConfigError
 from fvit_ray.data.preprocess import Preprocess
-from fvit_ray.data.shards import ShardError, expand, known_samples, read_samples, shard_ids
+from fvit_ray.data.shards import ShardError, expand, known_counts, read_samples, shard_ids
 from fvit_ray.sample import CLASS_NAMES
+from fvit_ray.settings import Defence
 
 CHECKED_BYTES = 200e6  # denoisers up to this size are built for the check; of others, the path
 
@@ -27,13 +29,15 @@ class Work:
     specs: tuple[Preprocess, ...]
     num_classes: int
     class_names: tuple[str, ...] | None
+    promised: dict[str, int | None]  # shard's name -> samples by its index
 
 
 def preflight(config: Config, address: str | None = None) -> Work:
     """Check data, models, explainers and denoisers; raises `ConfigError`, one line."""
     try:
         urls = expand(config.data)
-        work, total = limited(urls, shard_ids(urls), config.limit)
+        counts = known_counts(urls)
+        work, total = limited(urls, shard_ids(urls), config.limit, counts)
     except ShardError as error:
         raise ConfigError(f"data: {error}") from error
 
@@ -62,7 +66,7 @@ def preflight(config: Config, address: str | None = None) -> Work:
         check_explainers(config)
     except ModelError as error:
         raise ConfigError(f"models: {error}") from error
-    check_denoisers(config)
+    check_denoisers(config, max(infos[0].input_size))
     if config.maps_from is not None:
         from fvit_ray.stored import check_stored
 
@@ -84,6 +88,10 @@ def preflight(config: Config, address: str | None = None) -> Work:
             f"models: {infos[0].name} has {num_classes} classes, the sample has "
             f"{len(CLASS_NAMES)}; name your shards with --data"
         )
+    if config.attack.loss == "dlr" and any(config.attack.eps) and num_classes < 3:
+        raise ConfigError(
+            f"attack.loss: dlr needs 3 classes, the models have {num_classes}; use ce"
+        )
     target = config.explain.target
     if isinstance(target, int) and target >= num_classes:
         raise ConfigError(
@@ -91,31 +99,41 @@ def preflight(config: Config, address: str | None = None) -> Work:
         )
     specs = tuple(dict.fromkeys(preprocess_of(config, info) for info in infos))
     names = next((info.class_names for info in infos if info.class_names), None)
-    return Work(work, total, specs, num_classes, names)
+    promised = dict(zip(shard_ids(urls), counts, strict=True))
+    return Work(work, total, specs, num_classes, names, promised)
 
 
 def limited(
-    urls: Sequence[str], ids: Sequence[str], limit: int | None
+    urls: Sequence[str],
+    ids: Sequence[str],
+    limit: int | None,
+    counts: Sequence[int | None],
 ) -> tuple[list[tuple[str, str, int | None]], int | None]:
-    """The shards that hold the first `limit` samples, and how many samples there are."""
+    """The shards that hold the first `limit` samples, and how many samples there are.
+
+    counts: of each shard, by its index
+    """
     if limit is None:
-        counts = [known_samples(url) for url in urls]
         known = None if None in counts else sum(c for c in counts if c is not None)
         return [(url, name, None) for url, name in zip(urls, ids, strict=True)], known
     chosen: list[tuple[str, str, int | None]] = []
     left = limit
-    for url, name in zip(urls, ids, strict=True):
+    for url, name, known in zip(urls, ids, counts, strict=True):
         if left <= 0:
             break
-        count = known_samples(url) or sum(1 for _ in islice(read_samples(url), left))
+        count = known or sum(1 for _ in islice(read_samples(url, limit=left, promised=None), left))
         if count:
             chosen.append((url, name, min(left, count)))
             left -= min(left, count)
     return chosen, limit - left
 
 
-def check_denoisers(config: Config) -> None:
-    """Refuse denoisers that cannot be imported, found, read, or reach their sigma."""
+def check_denoisers(config: Config, side: int = 32) -> None:
+    """Refuse denoisers that cannot be imported, found, read, or reach their sigma, and those that
+    an attack cannot go through or a certificate does not cover.
+
+    side: of the classifiers' images, in pixels
+    """
     from fvit_ray.denoisers.base import DenoiserError
     from fvit_ray.smoothing.schedule import resolve
 
@@ -131,9 +149,29 @@ def check_denoisers(config: Config) -> None:
             if config.random_weights and ":" not in defence.denoiser:
                 options["device"] = "meta"  # whole architectures, no data
             denoiser = build(defence.weights, **options)
-            resolve(defence.schedule, defence.sigma, denoiser.alphas_cumprod)
+            step = resolve(defence.schedule, defence.sigma, denoiser.alphas_cumprod)
+            if not config.random_weights:
+                check_adversary(config, defence, denoiser, step, side)
         except (DenoiserError, registry.UnknownName, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from error
+
+
+def check_adversary(config: Config, defence: Defence, denoiser: Any, step: Any, side: int) -> None:
+    """Raise ValueError, one line, where a defence is to be attacked through or certified and
+    cannot be. The gradient takes one pass there and back, on an image as small as it may be."""
+    import torch
+
+    from fvit_ray.smoothing.certify import certified_sigma
+    from fvit_ray.smoothing.through import require_gradient
+
+    attack = config.attack
+    if config.certify.n is not None:
+        space, smooth = defence.noise_space, defence.smooth
+        certified_sigma(step, denoiser, (side, side), noise_space=space, smooth=smooth)
+    exact = attack.gradient == "exact" and attack.name != "square"
+    if "defence" in attack.through and any(attack.eps) and exact and defence.denoise:
+        x = torch.full((1, 3, min(side, 64), min(side, 64)), 0.5)
+        require_gradient(denoiser, step, x)
 
 
 def _heavy(weights: str | None) -> bool:

@@ -3,53 +3,96 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from typing import Self, TextIO
+from collections.abc import Mapping
+from typing import Any, Self, TextIO
+
+from fvit_ray.dist.operation import Operation
 
 PLAIN_EVERY = 10.0  # seconds
+LIVE_EVERY = 1.0
 
 
 class Progress:
-    """Samples done of a total, with rate and time left; `total` None where it is not known."""
+    """Samples done of a total (None where it is not known), with rate, cost, and time left.
 
-    def __init__(self, total: int | None, done: int = 0, stream: TextIO | None = None) -> None:
+    A thread shows the line while no chunk comes: actors that start, the time that passes.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        operation: Operation,
+        done: int = 0,
+        stream: TextIO | None = None,
+    ) -> None:
         self.total, self.done, self.errors, self.start = total, done, 0, done
+        self.operation = operation
         self.stream = stream or sys.stderr
         self.began = self.last = time.monotonic()
         self.live = self.stream.isatty()
         self.going = False
+        self.over = threading.Event()
+        self.lock = threading.Lock()
+        self.ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Self:
-        self._show(f"starting: {self._share()}, networks are being built")
+        self._show(f"starting: {self._share()}, {self.operation.actors} actors are being built")
+        self.ticker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.ticker.join()
         if self.live:
             self.stream.write("\n")
 
-    def advance(self, samples: int, errors: int) -> None:
-        """Count a committed chunk."""
-        now = time.monotonic()
-        if not self.going:
-            # from the first commit on: before it the actors started, which says nothing of the rest
-            self.going, self.began, self.start = True, now, self.done + samples
-        self.done += samples
-        self.errors += errors
-        if self.live or now - self.last >= PLAIN_EVERY or self.done == self.total:
-            self.last = now
-            self._show(self.line(now - self.began))
+    def _tick(self) -> None:
+        while not self.over.wait(LIVE_EVERY if self.live else PLAIN_EVERY):
+            with self.lock:
+                now = time.monotonic()
+                if now - self.last >= (LIVE_EVERY if self.live else PLAIN_EVERY) * 0.9:
+                    self.last = now
+                    self._show(self.line(now - self.began))
+
+    def advance(self, row: Mapping[str, Any]) -> None:
+        """Count a committed chunk by its row."""
+        with self.lock:
+            now = time.monotonic()
+            if not self.going:
+                # from the first commit on: before it the actors started, which says nothing of
+                # the rest
+                self.going, self.began, self.start = True, now, self.done + row["samples"]
+            self.done += row["samples"]
+            self.errors += row["errors"]
+            self.operation.note(row)
+            if self.live or now - self.last >= PLAIN_EVERY or self.done == self.total:
+                self.last = now
+                self._show(self.line(now - self.began))
 
     def line(self, elapsed: float) -> str:
         """The line after `elapsed` seconds."""
+        operation, state = self.operation, self.operation.state
+        ready = f"{state.ready}/{max(operation.actors, state.wanted)} actors ready"
+        if not self.going:
+            return f"starting: {self._share()}  {ready}  {_clock(elapsed)}"
         # two actors' first commits come at almost one moment, which is no rate yet
         rate = (self.done - self.start) / elapsed if elapsed > 1 else 0.0
         parts = [self._share()]
         if rate:
             parts.append(f"{rate:.2f} images/s")
+        if operation.ms is not None:
+            parts.append(f"{operation.ms:,.0f} ms per sample")
+        if operation.busy is not None:
+            what = "GPU" if operation.device == "cuda" else "actors"
+            parts.append(f"{what} {operation.busy:.0%} busy")
         if self.total and rate:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         if self.errors:
             parts.append(f"{self.errors} errors")
+        if 0 < state.ready < operation.actors:
+            parts.append(ready)
         return "  ".join(parts)
 
     def _share(self) -> str:

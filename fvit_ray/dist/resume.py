@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fvit_ray import schema
 from fvit_ray.sinks.parquet import read_notes
+from fvit_ray.sinks.place import Place
 
 
 @dataclass
@@ -33,6 +35,36 @@ def chunk_name(shard: str, chunk: int) -> str:
     return f"{shard}-{chunk:05d}"
 
 
+def damaged(place: Place) -> dict[str, str]:
+    """File name of every commit whose files are damaged -> what is wrong.
+
+    A Parquet file without its end, or whose maps or scores are gone or of another size than they
+    were committed with: a disk that lost power, a copy that was cut.
+    """
+    paths = sorted((place.folder / "metrics").glob("*.parquet"))
+    found = {path.name: _damage(place, path) for path in paths}
+    return {name: what for name, what in found.items() if what is not None}
+
+
+def _damage(place: Place, path: Path) -> str | None:
+    """What is wrong with a committed chunk's files, as far as their sizes tell."""
+    try:
+        notes = read_notes(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        return " ".join(str(error).split())
+    if missing := {"last", "samples", "errors", "rows", "meter"} - notes.keys():
+        return f"its metadata lack {min(missing)}"
+    for part, ending in (("maps", "h5"), ("scores", "parquet")):
+        beside = place.folder / part / f"{path.stem}.{ending}"
+        if place.remote or (size := notes.get(f"{part}_bytes")) is None:
+            continue  # in an object store a file is whole or absent
+        if not beside.exists():
+            return f"{part}/{beside.name} is gone"
+        if beside.stat().st_size != int(size):
+            return f"{part}/{beside.name} has {beside.stat().st_size} bytes, not {size}"
+    return None
+
+
 def committed(folder: Path, shards: Iterable[str]) -> dict[str, Committed]:
     """What the run folder holds of each shard."""
     found = {shard: Committed() for shard in shards}
@@ -46,9 +78,10 @@ def committed(folder: Path, shards: Iterable[str]) -> dict[str, Committed]:
 
 
 def totals(folder: Path) -> tuple[dict[str, int], dict[str, Counter[str]]]:
-    """Counts of everything committed, and what it cost: {"forwards", "seconds"} summed."""
+    """Counts of everything committed, and what it cost: {"forwards", "seconds", "costs", "joules"} summed."""
     counts = {"samples": 0, "rows": 0, "errors": 0, "chunks": 0}
-    meter: dict[str, Counter[str]] = {"forwards": Counter(), "seconds": Counter()}
+    kinds = ("forwards", "seconds", "costs", "joules")
+    meter: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     for path in (folder / "metrics").glob("*.parquet"):
         notes = read_notes(path)
         counts["chunks"] += 1
@@ -58,6 +91,15 @@ def totals(folder: Path) -> tuple[dict[str, int], dict[str, Counter[str]]]:
         for kind, spent in json.loads(notes["meter"]).items():
             meter[kind].update(spent)
     return counts, meter
+
+
+def sanity(folder: Path) -> list[dict[str, Any]] | None:
+    """What the attack's own checks found, from the chunk that made them; None if none did."""
+    for path in sorted((folder / "metrics").glob("*.parquet")):
+        if (found := read_notes(path).get("sanity")) is not None:
+            checks: list[dict[str, Any]] = json.loads(found)
+            return checks
+    return None
 
 
 def resolved_conditions(folder: Path) -> dict[str, dict[str, Any]]:
@@ -73,6 +115,6 @@ def resolved_conditions(folder: Path) -> dict[str, dict[str, Any]]:
 
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes left behind."""
-    for part in ("metrics", "scores", "maps", "."):
+    for part in ("metrics", "scores", "maps", "tries", "."):
         for path in (folder / part).glob(".*.tmp"):
             path.unlink(missing_ok=True)

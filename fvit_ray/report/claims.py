@@ -1,22 +1,34 @@
-"""What a run's scores say of the paper's claims: a verdict by paired tests, in a sentence each.
+"""What scores say of the paper's claims: a verdict by paired tests, in a sentence each.
 
-"Ours" is VTA behind the run's first defence; the baselines are the paper's: every method without
-DDS that is no control. All is said of the largest radius. A comparison counts where its paired 95 %
-interval over images excludes zero; intervals are not adjusted for their number.
+"Ours" is VTA behind a run's first defence; the baselines are the paper's: every method without DDS
+that is no control. Claims on maps are judged at the largest radius. A comparison counts where its
+paired 95 % interval over images excludes zero; intervals are not adjusted for their number. Claims
+on accuracies: `accuracy_claims`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fvit_ray.report.grid import grid
+from fvit_ray.report import accuracy_claims
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Line, Run, Section
 from fvit_ray.report.scores import CONTROLS, METRICS, number
 from fvit_ray.report.text import radius
-
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+from fvit_ray.report.verdict import (
+    AGAINST,
+    FAILS,
+    FOR,
+    HOLDS,
+    UNDECIDED,
+    Test,
+    Verdict,
+    decided,
+    direction,
+    numbers,
+    tally,
+)
 
 
 @dataclass(frozen=True)
@@ -57,19 +69,13 @@ CLAIMS = (
 )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    name: str
-    verdict: str
-    sentence: str
-
-
-def verdicts(run: Run) -> list[Verdict]:
-    """One per claim that the run has scores for; none under random weights."""
-    if run.document["random_weights"]:
-        return []
-    found = [verdict for claim in CLAIMS if (verdict := _verdict(run, claim)) is not None]
-    return found + _specificity(run)
+def verdicts(runs: Run | Sequence[Run]) -> list[Verdict]:
+    """One per claim that the runs have numbers for; runs under random weights have none."""
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = [run for run in runs if not run.document["random_weights"]]
+    found = [verdict for claim in CLAIMS if (verdict := _verdict(runs, claim)) is not None]
+    found += accuracy_claims.verdicts(runs)
+    return sorted(found, key=lambda v: v.name) + _specificity(runs)
 
 
 def section(run: Run) -> Section | None:
@@ -84,9 +90,10 @@ def sentences(run: Run) -> list[str]:
     return [f"{v.name}: {v.verdict}. {v.sentence}" for v in verdicts(run)]
 
 
-def _verdict(run: Run, claim: Claim) -> Verdict | None:
+def _verdict(runs: Sequence[Run], claim: Claim) -> Verdict | None:
     rivals = [
-        line
+        (line, run)
+        for run in runs
         for line in run.scores
         if line["metric"] == claim.metric
         and line["score"] in claim.scores
@@ -96,29 +103,37 @@ def _verdict(run: Run, claim: Claim) -> Verdict | None:
     ]
     if not rivals:
         return None
-    eps = max(line["eps"] for line in rivals)
-    rivals = [line for line in rivals if line["eps"] == eps]
+    eps = max(line["eps"] for line, _ in rivals)
+    rivals = [(line, run) for line, run in rivals if line["eps"] == eps]
     sign = -1 if claim.scores[0] in METRICS[claim.metric].lower else 1
-    better = [x for x in rivals if (x["ours_low"] > 0 if sign > 0 else x["ours_high"] < 0)]
-    worse = [x for x in rivals if (x["ours_high"] < 0 if sign > 0 else x["ours_low"] > 0)]
-    verdict = FAILS if worse else HOLDS if len(better) == len(rivals) else UNDECIDED
-    models = len(grid(run.lines).models)
-    n = min(line["n"] for line in rivals)
+    tests = tuple(_test(line, run, sign) for line, run in rivals)
+    lines = [line for line, _ in rivals]
+    models = len({line["model"] for line in lines})
     sentence = (
-        f"At {radius(eps)}, n = {n}, {claim.said}: so in {len(better)} of {len(rivals)} paired "
-        f"comparisons over {models} model{'s' * (models > 1)}, the other way round in {len(worse)}"
-        f", not told apart in {len(rivals) - len(better) - len(worse)}."
+        f"At {radius(eps)}, n = {numbers(tests)}, {claim.said}: {tally(tests)}, over {models} "
+        f"model{'s' * (models > 1)}."
     )
-    if worse:
-        sentence += f" Most against it: {_named(_most(worse, sign))}."
-    elif better:
-        sentence += f" The least of the differences: {_named(_most(rivals, sign))}."
-    if claim.metric == "perturbation" and sign < 0 and worse:
+    if any(test.counts == AGAINST for test in tests):
+        sentence += f" Most against it: {_named(_most(lines, sign))}."
+    elif any(test.counts == FOR for test in tests):
+        sentence += f" The least of the differences: {_named(_most(lines, sign))}."
+    if claim.metric == "perturbation" and sign < 0 and "against it" in sentence:
         sentence += (
             " An undefended classifier that the attack has already made wrong leaves no area to "
             "lose, so this half of the claim cannot be won by a defence that keeps accuracy."
         )
-    return Verdict(claim.name, verdict, sentence)
+    return Verdict(claim.name, decided(tests), sentence, tests)
+
+
+def _test(line: Line, run: Run, sign: int) -> Test:
+    """Ours less the line's method, as a test of the claim."""
+    shown = METRICS[line["metric"]]
+    value, low, high = (shown.scale * line[f"ours{end}"] for end in ("", "_low", "_high"))
+    what = f"{shown.scores[line['score']]}, ours less {line['explainer']} on {line['model']}"
+    counts = direction(line["ours_low"], line["ours_high"], sign)
+    where = {"run": str(run.folder), "condition": line["condition_id"]}
+    unit, metric = "points" if shown.scale == 100 else "", str(line["score"])
+    return Test(what, line["n"], value, low, high, counts, unit=unit, metric=metric, **where)
 
 
 def _most(lines: Iterable[Line], sign: int) -> Line:
@@ -135,10 +150,13 @@ def _named(line: Line) -> str:
     )
 
 
-def _specificity(run: Run) -> list[Verdict]:
+def _specificity(runs: Sequence[Run]) -> list[Verdict]:
     """Experiment 4: is plain VTA specific, and what does DDS do for the class not dominant?"""
     found = [
-        x for x in run.scores if x["metric"] == "class_specificity" and x["explainer"] == "vta"
+        x
+        for run in runs
+        for x in run.scores
+        if x["metric"] == "class_specificity" and x["explainer"] == "vta"
     ]
     plain = [x for x in found if x["score"] == "margin_both" and x["denoiser"] == "none"]
     changed = [
@@ -150,7 +168,7 @@ def _specificity(run: Run) -> list[Verdict]:
         verdict = HOLDS if specific == len(plain) else FAILS if not specific else UNDECIDED
         sentence = (
             "VTA follows the asked class (margin over both questions above 0, n = "
-            f"{_numbers(plain)}): {_list(plain, 'value', 'low', 'high')}; so in {specific} of "
+            f"{_range(plain)}): {_list(plain, 'value', 'low', 'high')}; so in {specific} of "
             f"{len(plain)}."
         )
         verdicts.append(Verdict("Experiment 4 (class-specific)", verdict, sentence))
@@ -160,7 +178,7 @@ def _specificity(run: Run) -> list[Verdict]:
         verdict = HOLDS if worse == len(changed) else FAILS if better else UNDECIDED
         sentence = (
             "The paper saw DDS do worse than plain VTA on the class that is not dominant. Change "
-            f"of VTA's margin for that class with DDS (n = {_numbers(changed)}): "
+            f"of VTA's margin for that class with DDS (n = {_range(changed)}): "
             f"{_list(changed, 'gain', 'gain_low', 'gain_high')}; worse in {worse}, better in "
             f"{better} of {len(changed)}."
         )
@@ -168,9 +186,9 @@ def _specificity(run: Run) -> list[Verdict]:
     return verdicts
 
 
-def _numbers(lines: list[Line]) -> str:
-    numbers = sorted({line["n"] for line in lines})
-    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+def _range(lines: list[Line]) -> str:
+    found = sorted({line["n"] for line in lines})
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def _list(lines: list[Line], *names: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fvit_ray.names import eps_name
+from fvit_ray.names import eps_name, image_name
 from fvit_ray.report.examples import Example, Pixels, read_examples
 from fvit_ray.report.grid import Grid, Row, grid
 from fvit_ray.report.pictures import Picture, amplification, difference, overlay, picture
@@ -86,6 +86,14 @@ def _bands(run: Run, table: Grid, model: str, example: Example) -> list[Band]:
     bands = [Band("image" if bare is None else "image, no defence", tuple(seen))]
     if any(table.eps):
         bands.append(_perturbation(example.clean[model], images, table.eps))
+    own = {
+        row.defence: [_image(example, model, eps, row) for eps in table.eps]
+        for row in rows
+        if row.adaptive
+    }
+    for defence, attacked in own.items():
+        title = f"perturbation, amplified, {defence}"
+        bands.append(_perturbation(example.clean[model], attacked, table.eps, title))
     for defence in dict.fromkeys(row.defence for row in rows if row.defended):
         row = next(row for row in rows if row.defence == defence)  # aggregations share the trials
         trials = [_trials(run, example, row, eps) for eps in table.eps]
@@ -94,7 +102,7 @@ def _bands(run: Run, table: Grid, model: str, example: Example) -> list[Band]:
         for row in rows:
             cells = [
                 _map(run, example, row, eps, explainer, image)
-                for eps, image in zip(table.eps, images, strict=True)
+                for eps, image in zip(table.eps, own.get(row.defence, images), strict=True)
             ]
             label = row.label if row.defended else "no defence"
             bands.append(Band(f"{explainer}, {label}", tuple(cells)))
@@ -108,13 +116,20 @@ def _explainers(run: Run, example: Example) -> list[str]:
     return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def _image(example: Example, model: str, eps: float) -> Pixels | None:
+def _image(example: Example, model: str, eps: float, row: Row | None = None) -> Pixels | None:
+    """What the undefended classifier sees, or the image attacked through the row's defence."""
     if eps == 0:
         return example.clean[model]
-    return example.adversarial.get((model, eps_name(eps)))
+    line = row.cells.get(eps) if row else None
+    return example.adversarial.get((model, image_name(line) if line else eps_name(eps)))
 
 
-def _perturbation(clean: Pixels, images: list[Pixels | None], radii: tuple[float, ...]) -> Band:
+def _perturbation(
+    clean: Pixels,
+    images: list[Pixels | None],
+    radii: tuple[float, ...],
+    title: str = "perturbation, amplified",
+) -> Band:
     """What the attack added, each radius amplified to span the greys."""
     cells = []
     for eps, image in zip(radii, images, strict=True):
@@ -124,7 +139,7 @@ def _perturbation(clean: Pixels, images: list[Pixels | None], radii: tuple[float
         factor = amplification(eps)
         shown = picture(difference(clean, image, factor), f"perturbation times {factor}")
         cells.append(Cell((shown,), share=f"×{factor}"))
-    return Band("perturbation, amplified", tuple(cells))
+    return Band(title, tuple(cells))
 
 
 def _trials(run: Run, example: Example, row: Row, eps: float) -> Cell:

@@ -12,7 +12,9 @@ from fvit_ray.report.text import value
 Line = dict[str, Any]
 
 # what a row's cells share is everything in a condition but these
-_FREE = ("condition_id", "attack", "eps", "attack_label")
+_FREE = ("condition_id", "attack", "eps", "attack_label", "through", "eot", "gradient")
+# what an attack goes through -> what a defended row is called where a run has attacks of both kinds
+THREATS = {"classifier": "transfer", "defence": "adaptive"}
 
 # what tells two defences of one denoiser apart -> how that is written
 _TELLING = {
@@ -32,11 +34,14 @@ _TELLING = {
 
 @dataclass
 class Row:
-    """One classifier behind one defence; `cells` maps eps to the line of summary.csv."""
+    """One classifier behind one defence, attacked in one way; `cells` maps eps to the line of
+    summary.csv, the clean one of which all ways share."""
 
     model: str
     defence: str  # "none", or the denoiser and what tells it from its likes in this run
     aggregation: str | None
+    through: str | None = None  # classifier, defence; None where nothing is attacked
+    name: str = ""  # of the defence, however it is attacked
     cells: dict[float, Line] = field(default_factory=dict)
 
     @property
@@ -47,6 +52,11 @@ class Row:
     @property
     def defended(self) -> bool:
         return bool(self.any["denoiser"] != "none")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the attack knows the defence."""
+        return self.through == "defence"
 
     @property
     def label(self) -> str:
@@ -69,20 +79,34 @@ class Grid:
 
 def grid(lines: Sequence[Line]) -> Grid:
     """Lay the lines of summary.csv out; models and defences keep the order of the run."""
-    names = [name for name in schema.CONDITION.names if name not in _FREE]
-    labels = _labels(lines)
+    labels, adaptive = _labels(lines), any(line["through"] == "defence" for line in lines)
+    throughs: dict[tuple[Any, ...], dict[str | None, None]] = {}
+    for line in lines:
+        threats = throughs.setdefault(_settings(line), {})
+        if line["eps"]:
+            threats[line["through"]] = None
     rows: dict[tuple[Any, ...], Row] = {}
     for line in lines:
-        key, twin = tuple(line[name] for name in names), 0
-        while (row := rows.get((*key, twin))) is not None and line["eps"] in row.cells:
-            twin += 1  # same settings to the letter, e.g. other weights: its own row
-        if row is None:
-            label = labels[_defence(line)] + (f" #{twin + 1}" if twin else "")
-            row = rows[*key, twin] = Row(line["model"], label, line["aggregation"])
-        row.cells[line["eps"]] = line
+        mine = _settings(line)
+        for through in (line["through"],) if line["eps"] else throughs[mine] or (None,):
+            key, twin = (*mine, through), 0
+            while (row := rows.get((*key, twin))) is not None and line["eps"] in row.cells:
+                twin += 1  # same settings to the letter, e.g. other weights: its own row
+            if row is None:
+                label = labels[_defence(line)] + (f" #{twin + 1}" if twin else "")
+                name = label
+                if adaptive and line["denoiser"] != "none" and through in THREATS:
+                    label += f", {THREATS[through]}"
+                row = Row(line["model"], label, line["aggregation"], through, name)
+                rows[*key, twin] = row
+            row.cells[line["eps"]] = line
     order = list(dict.fromkeys(line["model"] for line in lines))
     eps = tuple(sorted({line["eps"] for line in lines}))
     return Grid(eps, tuple(sorted(rows.values(), key=lambda row: order.index(row.model))))
+
+
+def _settings(line: Line) -> tuple[Any, ...]:
+    return tuple(line[name] for name in schema.CONDITION.names if name not in _FREE)
 
 
 def _defence(line: Line) -> tuple[Any, ...]:

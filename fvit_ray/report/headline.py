@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fvit_ray.report.grid import Grid, Line, Row, grid
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
-from fvit_ray.report.text import count, known, percent, points, radius
+from fvit_ray.report.text import bounds, count, known, percent, points, radius
 
 RANDOM = (
     "RANDOM WEIGHTS: these networks were never trained. "
@@ -65,11 +65,14 @@ def _answer(table: Grid, model: str, eps: float) -> Answer:
     line = defended.cells[eps]
     where = f"at {radius(eps)}" if eps else "on clean images"
     keeps = "keeps" if eps else "has"
+    if eps and defended.adaptive:
+        where += ", attacked through the defence,"
     start = f"With {_called(line, rows)}, {model} {keeps} {percent(line['top1'])} {where}"
     if bare is None or not _has(bare, eps) or not known(line["gain"]):
         return Answer(f"{start}.")
     without = bare.cells[eps]["top1"]
     said = f"{start} where it has {percent(without)} without: {_gain(line)}."
+    said += _known(rows, defended, eps)
     price = ""
     if eps and _has(defended, 0.0) and known(defended.cells[0.0]["gain"]):
         clean, other = defended.cells[0.0], bare.cells[0.0]
@@ -79,6 +82,17 @@ def _answer(table: Grid, model: str, eps: float) -> Answer:
             f"(95 % interval {points(clean['gain_low'])} to {points(clean['gain_high'])})."
         )
     return Answer(said, price)
+
+
+def _known(rows: list[Row], defended: Row, eps: float) -> str:
+    """What an attack through the same defence leaves, beside a transferred one."""
+    for row in rows:
+        same = (row.name, row.aggregation) == (defended.name, defended.aggregation)
+        if same and row.adaptive and not defended.adaptive and _has(row, eps):
+            line = row.cells[eps]
+            between = bounds(line["top1_low"], line["top1_high"])
+            return f" An attack through the defence leaves {percent(line['top1'])} {between}."
+    return ""
 
 
 def _plain(row: Row, radii: tuple[float, ...]) -> str:

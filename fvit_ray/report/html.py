@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fvit_ray.atomic import replacing
-from fvit_ray.report import auc, claims, curves, facts, gallery, headline, scores, table
+from fvit_ray.report import adaptive, auc, claims, curves, facts, gallery, headline, scores, table
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
 
@@ -17,6 +17,8 @@ SECTIONS: list[Callable[[Run], Section | None]] = [
     claims.section,
     table.section,
     curves.section,
+    adaptive.section,
+    adaptive.sanity_section,
     *scores.sections(),
     auc.section,
     gallery.section,

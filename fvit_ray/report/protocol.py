@@ -16,7 +16,8 @@ def protocol(run: Run) -> list[tuple[str, str]]:
     seen: dict[str, str] = {}
     for row in table.rows:
         if row.defended:
-            seen.setdefault(row.label, _defence(row))
+            name = f"{row.name} ({row.aggregation})" if row.aggregation else row.name
+            seen.setdefault(name, _defence(row))
     lines += [(f"defence {label}", text) for label, text in seen.items()]
     if config.get("explainers"):
         target = config.get("explain", {}).get("target")
@@ -24,6 +25,9 @@ def protocol(run: Run) -> list[tuple[str, str]]:
         choices = _choices(config["explainers"], config.get("explain", {}))
         named = f"{value(config['explainers'])}; explained class {explained}"
         lines.append(("maps", "; ".join([named, *choices])))
+    certify = config.get("certify") or {}
+    if certify.get("n"):
+        lines.append(("certificates", "; ".join(f"{k} {value(v)}" for k, v in certify.items())))
     fields = [("data", config.get("data")), ("preprocess", config.get("preprocess"))]
     fields.append(("limit", config.get("limit") or "all samples"))
     corruption = config.get("corruption") or {}
@@ -53,23 +57,36 @@ def _choices(explainers: list[str], explain: dict[str, Any]) -> list[str]:
     ]
 
 
+_THREATS = {
+    "classifier": "on the undefended classifier and transferred",
+    "defence": "through the whole defence",
+}
+
+
 def _attack(run: Run) -> str:
     attack: dict[str, Any] = run.config.get("attack") or {}
     radii = [eps for eps in attack.get("eps") or [] if eps]
     if not radii:
         return "none"
-    size = attack.get("step_size")
+    size, name = attack.get("step_size"), value(attack.get("name"))
     start = "random start" if attack.get("random_start") else "no random start"
-    return "; ".join(
-        (
-            f"{value(attack.get('name'))}, L-inf, on the undefended classifier and transferred",
-            f"eps {', '.join(radius(eps) for eps in radii)}",
-            f"{value(attack.get('steps'))} steps",
-            f"step size {f'{size * 255:.4g}/255' if size else 'eps/5'}",
-            start,
-            f"label {value(attack.get('label'))}",
-        )
-    )
+    threats = [_THREATS[name] for name in attack.get("through") or ("classifier",)]
+    parts = [f"{name}, L-inf, {' and '.join(threats)}"]
+    parts.append(f"eps {', '.join(radius(eps) for eps in radii)}")
+    if name == "square":
+        parts.append(f"{value(attack.get('queries'))} queries")
+    else:
+        parts += [f"{value(attack.get('steps'))} steps", start]
+    if name not in ("square", "apgd"):
+        parts.insert(3, f"step size {f'{size * 255:.4g}/255' if size else 'eps/5'}")
+    if name in ("pgd", "apgd"):
+        parts.append(f"loss {value(attack.get('loss', 'ce'))}")
+    if name == "apgd":
+        parts.append(f"{value(attack.get('restarts'))} restarts")
+    if "defence" in (attack.get("through") or ()):
+        parts.append(f"eot {value(attack.get('eot'))} noise samples per step")
+        parts += [f"{value(attack.get('gradient'))} gradient"] * (name != "square")
+    return "; ".join([*parts, f"label {value(attack.get('label'))}"])
 
 
 def _defence(row: Row) -> str:
@@ -89,10 +106,16 @@ def _defence(row: Row) -> str:
 
 def _arithmetic(run: Run) -> str:
     document, compute = run.document, run.config.get("compute") or {}
+    found = document.get("resolved") or {}
+    dtypes = {**found.get("dtypes", {})}
+    others = {name: dtype for name, dtype in dtypes.items() if dtype != compute.get("dtype")}
     fields = (
         ("dtype", compute.get("dtype")),
-        ("micro_batch", compute.get("micro_batch")),
-        ("denoise_batch", compute.get("denoise_batch")),
+        *((f"{name} dtype", dtype) for name, dtype in others.items()),
+        *((name, found.get(name, compute.get(name))) for name in ("micro_batch", "denoise_batch")),
+        *(found.get("denoise_batches") or {}).items(),
+        *[("compiled", "channels_last" if found.get("channels_last") else "yes")]
+        * bool(found.get("compile")),
         ("device", f"{value(document['device'])} ({value(document.get('device_name'))})"),
         ("seed", document["seed"]),
         ("fingerprint", document["fingerprint"]),

@@ -67,6 +67,16 @@ class Run:
         """scores.csv: one line per condition, explainer and score; [] without the file."""
         return self._csv("scores.csv")
 
+    @cached_property
+    def comparisons(self) -> list[Line]:
+        """comparisons.csv: one line per pair of conditions and score; [] without the file."""
+        return self._csv("comparisons.csv")
+
+    @cached_property
+    def certified(self) -> list[Line]:
+        """certified.csv: one line per condition and L2 radius; [] without the file."""
+        return self._csv("certified.csv")
+
     def _csv(self, name: str) -> list[Line]:
         path = self.folder / name
         if not path.exists():
@@ -122,11 +132,15 @@ def _value(name: str, text: str) -> Any:
     """One field of summary.csv or scores.csv in its type."""
     if text in ("", "nan"):
         return None
+    if name in ("difference", "low90", "high90", "p", "p_equivalent"):
+        return float(text)
     if name in schema.SUMMARY:
         return int(text) if name in ("n", "errors") else float(text)
     if name in schema.SCORES:
         words = ("explainer", "metric", "score")
         return text if name in words else int(text) if name == "n" else float(text)
+    if name in schema.CERTIFIED:
+        return float(text)
     kind = schema.CONDITION.field(name).type if name in schema.CONDITION.names else pa.string()
     if pa.types.is_boolean(kind):
         return text == "true"

@@ -116,11 +116,10 @@ class Row:
 def rows(run: Run, metric: str, model: str) -> list[Row]:
     """In the run's order: the explainers, each without and then with each defence."""
     table = grid(run.lines)
-    labels = {
-        line["condition_id"]: ("" if not row.defended else row.label)
-        for row in table.rows
-        for line in row.cells.values()
-    }
+    labels: dict[str, str] = {}
+    for cells in table.rows:
+        for line in cells.cells.values():  # a clean line is of several rows: of the first
+            labels.setdefault(line["condition_id"], cells.label if cells.defended else "")
     found: dict[tuple[str, str], Row] = {}
     for line in run.scores:
         if line["metric"] == metric and line["model"] == model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fvit_ray.report import claims, scores
+from fvit_ray.report import adaptive, claims, scores
 from fvit_ray.report.grid import Grid, Line, grid
 from fvit_ray.report.headline import RANDOM, sentences
 from fvit_ray.report.protocol import protocol
@@ -20,6 +21,7 @@ from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
 from fvit_ray.report.text import MISSING, bounds, count, known, percent, points, radius
 
+_NONE: Mapping[str, str] = {}
 _NAMES = ("model", "defence", "aggregation")
 _GAIN = "Second line: gain over none on the same images, in points (≥ its lower 95 % bound)."
 _EMPTY = "No summary.csv in this run folder yet: the run was not finished."
@@ -35,7 +37,9 @@ def show(run_dir: Path | str, file: IO[str] | None = None) -> None:
         return
     for sentence in sentences(run):
         console.print(Text(sentence, style="bold red" if sentence == RANDOM else "bold"))
-    console.print(rich_table(grid(run.lines), console.width))
+    console.print(rich_table(grid(run.lines), console.width, adaptive.marks(run)))
+    if text := adaptive.plain(run):
+        console.print(Text(f"{text}\n"))
     console.print(Text("\n".join(_below(run)), style="dim"))
     _show_scores(run, file)
 
@@ -49,19 +53,22 @@ def _show_scores(run: Run, file: IO[str]) -> None:
 def plain(run: Run) -> str:
     """Answer, table and protocol as text without any markup."""
     table = grid(run.lines)
+    marks = adaptive.marks(run)
     texts = [[*_NAMES, *(radius(eps) for eps in table.eps)]]
     for row in table.rows:
-        cells = [_cell(row.cells.get(eps)) for eps in table.eps]
+        cells = [_cell(row.cells.get(eps), marks) for eps in table.eps]
         texts.append([row.model, row.defence, row.aggregation or MISSING, *(c[0] for c in cells)])
         if any(gain for _, gain in cells):
             texts.append(["", "", "", *(gain for _, gain in cells)])
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in texts]
     lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([*sentences(run), "", *(lines if table.rows else []), "", *_below(run)])
+    more = [adaptive.plain(run), ""] if adaptive.plain(run) else []
+    whole = lines if table.rows else []
+    return "\n".join([*sentences(run), "", *whole, "", *more, *_below(run)])
 
 
-def rich_table(table: Grid, width: int = 120) -> Table:
+def rich_table(table: Grid, width: int = 120, marks: Mapping[str, str] = _NONE) -> Table:
     """The table in a box; where `width` (columns) is short, intervals go below the accuracies."""
     names = max((len(row.model) + len(row.defence) for row in table.rows), default=0)
     stacked = names + len("aggregation") + 24 * len(table.eps) + 8 > width
@@ -72,7 +79,7 @@ def rich_table(table: Grid, width: int = 120) -> Table:
         drawn.add_column(radius(eps), no_wrap=True)
     for model in table.models:
         for row in table.of(model):
-            cells = [_coloured(row.cells.get(eps), stacked) for eps in table.eps]
+            cells = [_coloured(row.cells.get(eps), stacked, marks) for eps in table.eps]
             drawn.add_row(row.model, row.defence, row.aggregation or MISSING, *cells)
         drawn.add_section()
     return drawn
@@ -84,23 +91,26 @@ def section(run: Run) -> Section:
     if not table.rows:
         return Section("accuracy", "Accuracy", Markup("<p>{}</p>").format(_EMPTY))
     alarm = RANDOM if run.document["random_weights"] else ""
-    note = f"{_note(table)} {_counts(run)}"
-    body = render("table", grid=table, metric="top1", note=note, alarm=alarm)
+    note = f"{_note(table, adaptive.marks(run))} {_counts(run)}"
+    marks = adaptive.marks(run)
+    body = render("table", grid=table, metric="top1", note=note, alarm=alarm, marks=marks)
     return Section("accuracy", "Accuracy", body)
 
 
-def _cell(line: Line | None) -> tuple[str, str]:
-    """("74.5 % [68.0, 80.0]", "+62.5 (≥ +55.4)"), the second empty without a gain."""
+def _cell(line: Line | None, marks: Mapping[str, str] = _NONE) -> tuple[str, str]:
+    """("74.5 % [68.0, 80.0]", "+62.5 (≥ +55.4)"), the second empty without a gain; "74.5 % ✗" where
+    a check of the attack fails (`adaptive.marks`)."""
     if line is None:
         return MISSING, ""
-    accuracy = f"{percent(line['top1'])} {bounds(line['top1_low'], line['top1_high'])}".strip()
+    mark = " ✗" * (line["condition_id"] in marks)
+    accuracy = f"{percent(line['top1'])}{mark} {bounds(line['top1_low'], line['top1_high'])}".strip()
     if not known(line["gain"]):
         return accuracy, ""
     return accuracy, f"{points(line['gain'])} (≥ {points(line['gain_low'])})"
 
 
-def _coloured(line: Line | None, stacked: bool) -> Text:
-    accuracy, gain = _cell(line)
+def _coloured(line: Line | None, stacked: bool, marks: Mapping[str, str] = _NONE) -> Text:
+    accuracy, gain = _cell(line, marks)
     share, bracket, interval = accuracy.partition(" [")
     text = Text(share, style="bold")
     if bracket:
@@ -113,8 +123,10 @@ def _coloured(line: Line | None, stacked: bool) -> Text:
     return text
 
 
-def _note(table: Grid) -> str:
+def _note(table: Grid, marks: Mapping[str, str]) -> str:
     note = "Top-1 accuracy [95 % Wilson interval]."
+    if marks:
+        note += " ✗: a check of the attack fails, so the number bounds no robustness."
     gains = any(known(line["gain"]) for row in table.rows for line in row.cells.values())
     return f"{note} {_GAIN}" if gains else note
 
@@ -134,7 +146,7 @@ def _counts(run: Run) -> str:
 
 
 def _below(run: Run) -> list[str]:
-    lines = [_note(grid(run.lines)), _counts(run), ""]
+    lines = [_note(grid(run.lines), adaptive.marks(run)), _counts(run), ""]
     if run.document["random_weights"]:
         lines.insert(0, RANDOM)
     return lines + [f"{name}: {choices}" for name, choices in protocol(run)]

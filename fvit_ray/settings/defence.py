@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fvit_ray import registry
-from fvit_ray.settings.base import Frozen, MaybeCount, MaybeNumber, listed, none
+from fvit_ray.settings.base import Frozen, MaybeCount, MaybeNumber, Names, listed, none
 
 Schedule = Literal[
     "paper", "paper_no_post_noise", "paper_unclipped", "carlini", "chain", "diffpure"
@@ -44,6 +44,9 @@ class Defence(Frozen):
     smooth: bool = Field(True, description="Algorithm 1's flag: add noise")
     noise_space: Literal["latent", "pixel"] = Field("latent", description="of latent denoisers")
     common_noise: bool = Field(False, description="same noise on clean and attacked copies")
+    explainers: Annotated[Names | None, BeforeValidator(none)] = Field(
+        None, description="of the explainers, those that explain what is behind it; none: all"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -68,6 +71,12 @@ class Defence(Frozen):
         if not value or len(set(value)) != len(value):
             raise ValueError("name at least one of mean, vote, each once")
         return value
+
+    @property
+    def backbone(self) -> str:
+        """The network that denoises, by name: "sdxl", "ldm:/folder:512"."""
+        parts = (self.denoiser, self.weights, self.resolution, self.mode)
+        return ":".join(str(part) for part in parts if part is not None)
 
     @property
     def build_options(self) -> dict[str, Any]:

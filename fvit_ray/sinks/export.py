@@ -20,7 +20,7 @@ import numpy as np
 
 from fvit_ray.atomic import replacing
 from fvit_ray.config import ConfigError
-from fvit_ray.names import eps_name, group_name
+from fvit_ray.names import group_name, image_name
 
 
 def export(run: Path, path: Path) -> list[Path]:
@@ -37,6 +37,7 @@ def export(run: Path, path: Path) -> list[Path]:
         (condition, explainer)
         for condition in document["conditions"]
         for explainer in document["config"]["explainers"]
+        if _explained(chunks, condition, explainer)
     ]
     written = []
     for condition, explainer in names:
@@ -47,8 +48,14 @@ def export(run: Path, path: Path) -> list[Path]:
     return written
 
 
+def _explained(chunks: Sequence[Path], condition: dict[str, Any], explainer: str) -> bool:
+    """Whether a defence is explained by this method: it may name some of them only."""
+    with h5py.File(chunks[0]) as file:
+        return f"saliency/{condition['condition_id']}/{explainer}" in file
+
+
 def _write(path: Path, chunks: Sequence[Path], condition: dict[str, Any], explainer: str) -> None:
-    image = f"images/{group_name(condition['model'])}/{eps_name(condition['eps'])}"
+    image = f"images/{group_name(condition['model'])}/{image_name(condition)}"
     vis = f"saliency/{condition['condition_id']}/{explainer}"
     with replacing(path) as temporary, h5py.File(temporary, "w") as out:
         for chunk in chunks:

@@ -83,15 +83,16 @@ def check_same(folder: Path, document: dict[str, Any], config: Config) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, lock: Path | None = None) -> Iterator[None]:
     """Hold the folder: a second job that writes here at the same time is refused.
 
     The lock ends with its process, however that ends. It reaches as far as the file system's
-    locks do, which on some network storage is one machine.
+    locks do, which on some network storage is one machine. `lock`: another file that stands for
+    the folder, where that is no file system.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / LOCK).open("w")
+        stream = (lock or folder / LOCK).open("w")
     except OSError as error:
         raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from error
     with stream:

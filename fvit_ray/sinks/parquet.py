@@ -24,7 +24,7 @@ def write_rows(
     metadata = {"schema_version": str(schema.VERSION), **notes}
     table = pa.Table.from_pylist(list(rows), schema=columns.with_metadata(metadata))
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_notes(path: Path) -> dict[str, str]:

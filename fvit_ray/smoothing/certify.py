@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,12 +119,13 @@ def defence_votes(
 ) -> Votes:
     """The votes of a defence's trials; see `sample_trials` for the arguments they share.
 
-    classify: images (batch, 3, H, W) -> logits (batch, C), in calls of one shape
+    classify: images (batch, 3, H, W) -> logits (batch, C), in calls of one shape; of several
+        classifiers (batch, M, C), whose votes (B, M, C) share the trials
     """
 
     @torch.no_grad()
     def one(image: Tensor, key: str, start: int, count: int) -> Tensor:
-        """Counts (C,) of one image (1, 3, H, W): calls are filled with trials of one image, for
+        """Counts (..., C) of one image (1, 3, H, W): calls are filled with trials of one image, for
         thousands of them leave less padding than the few images of a block."""
         parts = []
         for at in range(start, start + count, batch):
@@ -141,9 +143,9 @@ def defence_votes(
                 noise_space=noise_space,
                 on_call=on_call,
             )[0]
-            if on_call is not None:
-                on_call("classifier", batch)
             logits = classify(pad(trials, batch))[: len(trials)]
+            if on_call is not None:
+                on_call("classifier", batch * logits.shape[1:-1].numel())
             parts.append(F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0))
         return torch.stack(parts).sum(0)
 
@@ -225,18 +227,17 @@ def certify(
     chosen = votes(x, keys, 0, n0).numpy().argmax(1)
     hits, samples = np.zeros(size, dtype=np.int64), np.full(size, n0, dtype=np.int64)
     active = np.arange(size)
-    looks = sorted({n // look for look in LOOKS} - {0}) if early else []
     done = 0
-    for look in [*looks, n]:
+    for count in segments(n, early):
         if not len(active):
             break
         keep = torch.from_numpy(active).to(x.device)
-        counts = votes(x[keep], [keys[i] for i in active.tolist()], n0 + done, look - done).numpy()
+        counts = votes(x[keep], [keys[i] for i in active.tolist()], n0 + done, count).numpy()
         hits[active] += counts[np.arange(len(active)), chosen[active]]
-        samples[active] += look - done
-        done = look
-        if look < n:
-            active = active[binom.cdf(hits[active], look, 0.5) > alpha / len(LOOKS)]
+        samples[active] += count
+        done += count
+        if done < n:
+            active = active[binom.cdf(hits[active], done, 0.5) > alpha / len(LOOKS)]
     pred = np.full(size, ABSTAIN, dtype=np.int64)
     radius, p_lower = np.zeros(size), np.full(size, np.nan)
     p_lower[active] = lower_bound(hits[active], n, alpha)
@@ -244,6 +245,12 @@ def certify(
     pred[sure] = chosen[sure]
     radius[sure] = sigma * norm.ppf(p_lower[sure])
     return Certificates(pred, radius, p_lower, samples)
+
+
+def segments(n: int, early: bool) -> list[int]:
+    """The n noise samples in the parts in which they are asked for."""
+    looks = sorted({n // look for look in LOOKS} - {0}) if early else []
+    return [high - low for low, high in pairwise([0, *looks, n])]
 
 
 def certified_accuracy(

@@ -63,7 +63,8 @@ def sample_trials(
         # noise enters behind the encoder, so all trials share its output
         parts = [image[i : i + batch] for i in range(0, len(image), batch)]
         z = torch.cat([encode_images(denoiser, pad(p, batch), count)[: len(p)] for p in parts])
-    owner = torch.arange(len(image)).repeat_interleave(trials)
+    # made where it is used: an index from the CPU would stop the host
+    owner = torch.arange(len(image) * trials, device=image.device) // trials
     done = []
     for start in range(0, len(owner), batch):
         index = owner[start : start + batch]
@@ -77,7 +78,6 @@ def sample_trials(
             drawn = rng.normal_streams(seed, streams, full, shape[1:], image.device)
             return pad(drawn.to(image.dtype), batch)
 
-        index = index.to(image.device)
         out = dds(
             denoiser,
             pad(image[index], batch),

@@ -162,7 +162,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "explainers": list(explainers), "explain": {"target": "predicted"}, "examples": kept,
             "compute": {"dtype": "float32", "micro_batch": 25, "denoise_batch": 50},
         }  # fmt: skip
-        document = {
+        document = dict.fromkeys(schema.RUN_KEYS) | {
             "schema_version": schema.VERSION, "status": "complete", "name": config["name"],
             "started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:05:17Z",
             "config": config, "fingerprint": "0123456789abcdef", "shards": ["sample"],

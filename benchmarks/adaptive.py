@@ -1,0 +1,119 @@
+"""What attacking through the whole defence costs, and what certifying it costs.
+
+eot      one step of EOT-PGD: forward and backward through denoiser and classifier for a few
+         noise samples of every image; with and without checkpointing
+certify  votes on 1,000 noise samples of one image
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import measure
+import rowbench
+import torch
+from record import Row
+
+from fvit_ray.batch import Batch
+from fvit_ray.evaluate import Evaluator
+from fvit_ray.plan import trial_set
+from fvit_ray.smoothing.certify import certified_sigma, defence_votes
+
+PER = 1000  # noise samples that a certificate's time is given for
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """eot: noise samples per step; certify: noise samples per image; images: of an attack."""
+
+    eot: int
+    certify: int
+    images: int
+
+
+def rows(name: str, model: str, setting: rowbench.Setting, sizes: Sizes) -> list[Row]:
+    """EOT without and with checkpointing, and certification, each a row of its own."""
+    found = []
+    for kind, checkpoint in (("eot", False), ("eot", True), ("certify", None)):
+        row: Row = {"kind": kind, "model": model, "row": name}
+        row["weights"] = "random" if setting.random_weights else "trained"
+        if kind == "eot":
+            row |= {"checkpoint": checkpoint, "eot": sizes.eot, "unit": "sample and step"}
+        else:
+            row |= {"noise_samples": sizes.certify, "unit": f"{PER:,} noise samples"}
+        try:
+            with rowbench.limited(setting.limit):
+                measured = _eot if kind == "eot" else _certify
+                row |= measured(name, model, setting, sizes, bool(checkpoint))
+        except Exception as error:  # out of memory: the other rows go on
+            row["error"] = rowbench.line(error)
+        rowbench.release()
+        found.append(row)
+    return found
+
+
+def _built(
+    name: str, model: str, setting: rowbench.Setting, **more: Any
+) -> tuple[Evaluator, Batch, dict[str, Any]]:
+    """The networks, a block of images, and what both kinds of row give to the defence."""
+    config = setting.config(name, model, **more)
+    evaluator = Evaluator(config, str(setting.device))
+    networks = evaluator.networks
+    block = networks.block(rowbench.pictures(config, config.compute.micro_batch), 0)
+    defence = trial_set(config.defences[0])
+    common = {
+        "step": networks.steps[defence],
+        "seed": config.seed,
+        "batch": config.compute.denoise_batch,
+        "noise_space": defence.noise_space,
+    }
+    return evaluator, block, common | {"denoiser": networks.denoisers[defence]}
+
+
+def _eot(
+    name: str, model: str, setting: rowbench.Setting, sizes: Sizes, checkpoint: bool
+) -> dict[str, Any]:
+    """Milliseconds per image and step, and peak memory."""
+    evaluator, block, _ = _built(name, model, setting)
+    networks, device, eps = evaluator.networks, setting.device, rowbench.EPS
+    (classifier,), (defence,) = networks.models.values(), networks.denoisers
+    attack = evaluator.config.attack.model_copy(
+        update={"through": ("defence",), "steps": 1, "eot": sizes.eot, "checkpoint": checkpoint}
+    )
+
+    def step() -> torch.Tensor:
+        return networks.attack(classifier, block, eps, defence, settings=attack)
+
+    _, beyond = measure.peak_mib(step, device)
+    times = [measure.seconds(step, device) for _ in range(setting.repeats)]
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else beyond
+    per_image = 1000 * median(times) / len(block.keys)
+    return {"ms": per_image, "peak_mib": peak, "rounds": len(times), "batch": len(block.keys)}
+
+
+def _certify(
+    name: str, model: str, setting: rowbench.Setting, sizes: Sizes, _: bool
+) -> dict[str, Any]:
+    """Milliseconds per 1,000 noise samples of one image."""
+    evaluator, block, common = _built(name, model, setting, noise_space="pixel")
+    networks, device = evaluator.networks, setting.device
+    denoiser = common.pop("denoiser")
+    size = (block.image.shape[-2], block.image.shape[-1])
+    step = common["step"]
+    certified_sigma(step, denoiser, size, noise_space="pixel")  # refuses a pipeline
+    classifier = next(iter(networks.models.values()))
+
+    def classify(x: torch.Tensor) -> torch.Tensor:
+        return networks.logits(classifier, x)
+
+    votes = defence_votes(classify, denoiser, **common)
+    image, keys = block.image[:1], block.keys[:1]
+    count = max(sizes.certify, common["batch"])
+    with torch.inference_mode():
+        votes(image, keys, 0, common["batch"])
+        _, beyond = measure.peak_mib(lambda: votes(image, keys, 0, common["batch"]), device)
+        spent = measure.seconds(lambda: votes(image, keys, 0, count), device)
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else beyond
+    return {"ms": 1000 * spent * PER / count, "peak_mib": peak, "rounds": 1}

@@ -1,0 +1,135 @@
+"""Seconds of each stage of an evaluation, by the device's own clock: nothing waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any, NamedTuple
+
+import measure
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from fvit_ray.batch import Batch
+from fvit_ray.denoisers.base import Prediction
+from fvit_ray.denoisers.identity import Identity
+from fvit_ray.evaluate import Evaluator
+from fvit_ray.results import Meter
+
+# stages of an evaluation, in their order; `noise` is what DDS does beside its networks
+STAGES = ("attack", "noise", "encode", "unet", "decode", "classify", "explain")
+OTHER = "other"
+
+
+class Clock(Meter):
+    """A `Meter` that may profile a stage."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.profiled: str | None = None  # the stage whose next call is profiled
+        self.profiler: profile | None = None
+
+    @contextmanager
+    def stage(self, name: str, *cost: Any) -> Iterator[None]:
+        """As `Meter.stage`."""
+        with self._profiling(name), super().stage(name, *cost):
+            yield
+
+    def read(self) -> dict[str, float]:
+        """Seconds by stage since the last look."""
+        self.settle()
+        found = dict(self.seconds)
+        self.clear()
+        if "denoise" in found:
+            found["noise"] = found.pop("denoise")
+        return found
+
+    @contextmanager
+    def _profiling(self, name: str) -> Iterator[None]:
+        if name != self.profiled:
+            yield
+            return
+        self.profiled = None
+        kinds = [ProfilerActivity.CPU]
+        kinds += [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
+        with profile(activities=kinds) as self.profiler:
+            yield
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+
+class Staged:
+    """A denoiser whose networks are stages of a clock."""
+
+    def __init__(self, inner: Any, clock: Clock) -> None:
+        self.inner, self.clock = inner, clock
+        walk = getattr(inner, "pipeline", None)
+        self.pipeline = None if walk is None else Staged(walk, clock)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def encode(self, x: Tensor) -> Tensor:
+        with self.clock.stage("encode"):
+            return self.inner.encode(x)
+
+    def predict(self, z_t: Tensor, t: int) -> Prediction:
+        with self.clock.stage("unet"):
+            return self.inner.predict(z_t, t)
+
+    def decode(self, z: Tensor) -> Tensor:
+        with self.clock.stage("decode"):
+            return self.inner.decode(z)
+
+
+def install(evaluator: Evaluator) -> Clock:
+    """Let a clock take the place of the evaluator's meter."""
+    networks = evaluator.networks
+    clock = Clock(networks.device)
+    evaluator.meter = networks.meter = evaluator.mapper.meter = clock
+    for defence, denoiser in networks.denoisers.items():
+        if not isinstance(denoiser, Identity):
+            networks.denoisers[defence] = Staged(denoiser, clock)
+    return clock
+
+
+class Timed(NamedTuple):
+    """Medians in seconds of whole runs and of their stages, how many runs, and joules per run."""
+
+    total: float
+    stages: dict[str, float]
+    rounds: int
+    joules: float | None
+    core_share: float | None
+
+
+def timed(evaluator: Evaluator, clock: Clock, batch: Batch, repeats: int, limit: float) -> Timed:
+    """Repeat a (warm) evaluation; no run begins after `limit` seconds."""
+    device, totals, parts = clock.device, [], []
+    clock.read()
+    cpu, before = measure.cpu_seconds(), measure.joules(device)
+    while len(totals) < repeats and (not totals or sum(totals) < limit):
+        totals.append(measure.seconds(lambda: evaluator(batch), device))
+        parts.append(clock.read())
+    after = measure.joules(device)
+    share = (measure.cpu_seconds() - cpu) / sum(totals) / torch.get_num_threads()
+    names = [name for name in STAGES if any(name in part for part in parts)]
+    stages = {name: median(part.get(name, 0.0) for part in parts) for name in names}
+    total = median(totals)
+    stages[OTHER] = max(0.0, total - sum(stages.values()))
+    joules = None if before is None or after is None else (after - before) / len(totals)
+    return Timed(total, stages, len(totals), joules, share if device.type == "cpu" else None)
+
+
+def profiled(evaluator: Evaluator, clock: Clock, batch: Batch, stage: str) -> str:
+    """torch's table of the operations of one call of a stage, the costliest first."""
+    clock.profiled = stage
+    evaluator(batch)
+    clock.read()
+    if clock.profiler is None:
+        return f"{stage}: not run"
+    where = "cuda" if clock.device.type == "cuda" else "cpu"
+    averages = clock.profiler.key_averages()
+    return averages.table(sort_by=f"self_{where}_time_total", row_limit=25)

@@ -1,0 +1,76 @@
+"""Calls that do not fit in memory are made smaller, and nothing is lost or done twice.
+
+A stage whose call ran out of memory makes it again in halves, and in halves from then on: the
+actor meets no second error there. Halved calls are padded to one size as whole ones are; they may
+differ from whole ones in the last bits, so every row says how often its calls were halved.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+REMEDY = {
+    "attack": "a narrower compute.attack_dtype, attack.checkpoint",
+    "denoise": "a smaller defences.N.resolution, a narrower compute.dtype",
+    "classify": "a narrower compute.dtype",
+    "explain": "fewer explainers, a narrower compute.explainer_dtype",
+}
+
+
+class NoMemory(ValueError):
+    """One image is too much for the device; the message is one line with the remedy."""
+
+
+class Backoff:
+    """How often each stage's calls were halved on `device`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.halvings: Counter[str] = Counter()
+
+    @property
+    def most(self) -> int:
+        """Halvings in force in the stage that was halved most."""
+        return max(self.halvings.values(), default=0)
+
+    def size(self, stage: str, size: int) -> int:
+        """Images per call where `size` were asked for; at least 1."""
+        return max(1, -(-size >> self.halvings[stage]))
+
+    def run(self, stage: str, size: int, call: Callable[[int], T]) -> T:
+        """call(n) with the largest n = size, size / 2, ... that fits; raises `NoMemory`.
+
+        call: does all of a stage's work in calls of n images; it is asked again from its start
+        """
+        while True:
+            now = self.size(stage, size)
+            try:
+                return call(now)
+            except torch.OutOfMemoryError:
+                if now == 1:
+                    raise NoMemory(self._message(stage)) from None
+            # outside of `except`, whose traceback holds the tensors of the call
+            self.halvings[stage] += 1
+            self._free()
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _message(self, stage: str) -> str:
+        what = str(self.device)
+        if self.device.type == "cuda":
+            facts = torch.cuda.get_device_properties(self.device)
+            what = f"{facts.total_memory / 2**30:.0f} GB of {facts.name}"
+        remedy = REMEDY.get(stage, "a narrower compute.dtype")
+        return (
+            f"{stage}: one image alone does not fit in the memory of this device ({what}); give "
+            f"{remedy}, or a device with more"
+        )

@@ -1,0 +1,46 @@
+"""The tuner runs where the actors will: on one of the pool's devices, before the stream starts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fvit_ray.config import Config, ConfigError
+from fvit_ray.dist.cluster import Pool
+
+
+def resolve(config: Config, pool: Pool) -> dict[str, Any]:
+    """`tune.resolved` on a device of the pool; on the driver where nothing is to be tuned.
+
+    A pool of unlike GPUs is tuned on the one that Ray hands out. Raises `ConfigError`, one line.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    if not config.compute.tuned:
+        from fvit_ray.tune import resolved
+
+        return resolved(config, pool.device)
+    options: dict[str, Any] = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
+    if pool.accelerator_type is not None:
+        options["accelerator_type"] = pool.accelerator_type
+    task = ray.remote(max_retries=0)(_resolved).options(**options)
+    print(f"tuning {', '.join(config.compute.tuned)} on {pool.name}")
+    try:
+        found: dict[str, Any] = json.loads(
+            ray.get(task.remote(config.model_dump_json(), pool.device))
+        )
+    except RayError as error:
+        line = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+        raise ConfigError(f"compute: the tuner failed: {line}") from None
+    return found
+
+
+def _resolved(config: str, device: str) -> str:
+    import torch
+
+    from fvit_ray.tune import resolved
+
+    if device == "cpu":
+        torch.set_num_threads(1)  # as in an actor
+    return json.dumps(resolved(Config.model_validate_json(config), device))

@@ -1,0 +1,94 @@
+"""Post noise, m, and sigma against eps, with the spread over seeds (the paper's section 5.2.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fvit_ray.experiments.reading import Part, Reading
+from fvit_ray.report.run import Line
+from fvit_ray.report.sheet import Cell, Column, Said, Sheet, range_of
+from fvit_ray.report.text import radius
+
+Row = tuple[tuple[str, ...], tuple[Cell | None, ...]]
+POST_NOISE = {"paper": "on", "paper_no_post_noise": "off"}
+
+
+def ablation(found: Reading) -> Sheet:
+    """A row per schedule, sigma and m; a column per radius: mean over seeds, and their span."""
+    lines = found.lines
+    radii = sorted({line["eps"] for line in lines})
+    rows: list[Row] = []
+    for key in dict.fromkeys(map(_key, lines)):
+        mine = [line for line in lines if _key(line) == key]
+        cells = tuple(_over_seeds([x for x in mine if x["eps"] == eps]) for eps in radii)
+        rows.append((key, cells))
+    seeds = sorted({line["seed"] for line in lines})
+    note = (
+        f"Mean over {len(seeds)} seeds of every noise, in brackets the least and the most of them; "
+        f"n = {range_of(line['n'] for line in lines)} images per seed. sigma of the paper's "
+        "schedule is Hu's delta, a std in [-1, 1]; of carlini, in pixels [0, 1]."
+    )
+    return Sheet(
+        "ablation",
+        "Post noise, sigma and m of DDS against eps",
+        "not in the paper (its section 5.2.1)",
+        ("schedule", "post noise", "sigma", "m"),
+        tuple(Column(radius(eps)) for eps in radii),
+        tuple(rows),
+        note,
+        found.protocol,
+        tuple(_post_noise(lines)),
+    )
+
+
+def _key(line: Line) -> tuple[str, ...]:
+    if line["denoiser"] == "none":
+        return ("none", "—", "—", "—")
+    sigma = (
+        f"{255 * line['sigma']:.4g}/255" if line["schedule"] in POST_NOISE else f"{line['sigma']:g}"
+    )
+    post = POST_NOISE.get(line["schedule"], "off")
+    name = "paper" if line["schedule"] in POST_NOISE else str(line["schedule"])
+    return (name, post, sigma, str(line["trials"]))
+
+
+def _over_seeds(lines: list[Line]) -> Cell | None:
+    values = [100 * line["top1"] for line in lines if line["top1"] is not None]
+    if not values:
+        return None
+    folders = ", ".join(f"'{_part(line).folder}/metrics/*.parquet'" for line in lines)
+    sql = (
+        f"SELECT seed, avg(correct::INT) FROM read_parquet([{folders}]) WHERE condition_id = "
+        f"'{lines[0]['condition_id']}' GROUP BY seed"
+    )
+    return Cell(float(np.mean(values)), min(values), max(values), lines[0]["n"], None, sql)
+
+
+def _part(line: Line) -> Part:
+    part: Part = line["part"]
+    return part
+
+
+def _post_noise(lines: list[Line]) -> list[Said]:
+    """What the second noise does, at each sigma, eps and seed."""
+    on = {_place(x): x["top1"] for x in lines if x["schedule"] == "paper" and x["top1"] is not None}
+    off = {_place(x): x["top1"] for x in lines if x["schedule"] == "paper_no_post_noise"}
+    gaps = [100 * (on[at] - off[at]) for at in on if off.get(at) is not None]
+    if not gaps:
+        return []
+    better, worse = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    verdict = "holds" if better == len(gaps) else "does not hold" if worse > better else "undecided"
+    said = (
+        "We did not evaluate whether adding additional noise after denoising enhances the "
+        "performance of the DDS algorithm."
+    )
+    text = (
+        f"With post noise accuracy changes by {np.mean(gaps):+.1f} points on average "
+        f"({min(gaps):+.1f} to {max(gaps):+.1f}) over {len(gaps)} settings (sigma, eps, seed): higher in "
+        f"{better}, lower in {worse}."
+    )
+    return [Said(said, f"that it enhances {verdict}" if verdict == "holds" else verdict, text)]
+
+
+def _place(line: Line) -> tuple[object, ...]:
+    return (line["sigma"], line["trials"], line["eps"], line["seed"])

@@ -1,0 +1,190 @@
+"""Which experiments can share a run: every image attacked once per (model, eps), denoised once per
+trial, explained once, and each experiment then picks its conditions from the run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from fvit_ray.config import Config
+from fvit_ray.experiments.load import Experiment
+from fvit_ray.plan import Forwards, conditions, forwards
+from fvit_ray.settings import Defence
+
+# What an image pass costs beside one of the classifier: on the sample as timed on a CPU core; at
+# 224 pixels a ViT-B pass takes 18 GMAC and one of the 256-pixel UNet 1.1 TMAC.
+WEIGHTS = {
+    "sample": {"classifier": 1.0, "classifier backward": 1.5, "denoiser": 5.0},
+    "paper": {"classifier": 1.0, "classifier backward": 2.0, "denoiser": 60.0},
+}
+# what a merged run may differ in from its parts: they are united, or name nothing that is computed
+_UNITED = ("models", "defences", "explainers", "limit", "name", "examples")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A configuration of an experiment, and the conditions of the shared run that are its own."""
+
+    experiment: str
+    config: Config
+    condition_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One run, and who reads from it."""
+
+    config: Config
+    members: tuple[Member, ...]
+
+
+def shared_runs(experiments: Iterable[Experiment], scale: str) -> list[Shared]:
+    """As few runs as pay: two configurations become one where that costs no more passes than both.
+
+    A grid that unites two others holds combinations that neither asked for; where those cost more
+    than what is shared, the two stay apart.
+    """
+    runs: list[_Run | None] = [
+        _Run(part, ((experiment.name, part),))
+        for experiment in experiments
+        for whole in experiment.configs
+        for part in by_model(whole)
+    ]
+    pairs = {(a, b): _joined(runs[a], runs[b], scale) for a, b in combinations(range(len(runs)), 2)}
+    while found := max(pairs.items(), key=lambda pair: pair[1][0], default=None):
+        (a, b), (saving, both) = found
+        if both is None or saving < 0:
+            break
+        runs[a], runs[b] = both, None  # at the place of the first, so that the order stays
+        pairs = {key: pair for key, pair in pairs.items() if not {a, b} & set(key)}
+        for at, run in enumerate(runs):
+            if run is not None and at != a:
+                pairs[min(a, at), max(a, at)] = _joined(runs[min(a, at)], runs[max(a, at)], scale)
+    return [_shared(run.config, run.members) for run in runs if run is not None]
+
+
+@dataclass(frozen=True)
+class _Run:
+    config: Config
+    members: tuple[tuple[str, Config], ...]
+
+
+def _joined(a: _Run | None, b: _Run | None, scale: str) -> tuple[float, _Run | None]:
+    """(share of the cost of two runs that one saves, the one); what fits nothing saves least."""
+    assert a is not None
+    assert b is not None
+    both = united(a.config, b.config)
+    if both is None:
+        return -1.0, None
+    apart = cost(a.config, scale) + cost(b.config, scale)
+    saving = round(1 - cost(both, scale) / apart, 9)
+    return saving, _Run(both, (*a.members, *b.members))
+
+
+def by_model(config: Config) -> list[Config]:
+    """The configuration cut by model where models share nothing: they share clean images' trials,
+    so one that has none may lie in different runs."""
+    if 0 in config.attack.eps:
+        return [config]
+    return [config.model_copy(update={"models": (model,)}) for model in config.models]
+
+
+def _shared(run: Config, members: Iterable[tuple[str, Config]]) -> Shared:
+    known = {c.condition_id for c in conditions(run)}
+    found = []
+    for name, config in members:
+        ids = tuple(c.condition_id for c in conditions(config))
+        assert known.issuperset(ids)
+        found.append(Member(name, config, ids))
+    names = sorted({name for name, _ in members})
+    title = run.name if len(names) == 1 else ", ".join(names)
+    return Shared(run.model_copy(update={"name": title}), tuple(found))
+
+
+def cost(config: Config, scale: str) -> float:
+    """Weighted image passes of a whole run; of one sample where it has no limit."""
+    done, _ = forwards(config)
+    return (config.limit or 1) * weighed(done, WEIGHTS[scale])
+
+
+def weighed(passes: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    return sum(weights.get(name, 1.0) * count for name, count in passes.items())
+
+
+def total(configs: Iterable[tuple[Config, int]]) -> tuple[Forwards, Forwards]:
+    """Image passes of (configuration, samples) pairs: (each sharing inside itself, nothing)."""
+    done: Forwards = Counter()
+    naive: Forwards = Counter()
+    for config, n in configs:
+        for sum_, passes in zip((done, naive), forwards(config), strict=True):
+            sum_.update({name: count * n for name, count in passes.items()})
+    return done, naive
+
+
+def united(a: Config, b: Config) -> Config | None:
+    """The smallest grid that holds both, or None where one run cannot be both."""
+    if _fixed(a, b) != _fixed(b, a):
+        return None
+    main = a if a.explainers or not b.explainers else b  # whose choices of explaining count
+    tree = main.model_dump(mode="json")
+    limits = (a.limit, b.limit)
+    tree |= {
+        "models": _either(a.models, b.models),
+        "explainers": _either(a.explainers, b.explainers),
+        "limit": None if None in limits else max(n for n in limits if n is not None),
+        "examples": max(a.examples, b.examples),
+    }
+    tree["attack"] = (a if any(a.attack.eps) else b).model_dump(mode="json")["attack"]
+    tree["attack"]["eps"] = sorted(_either(a.attack.eps, b.attack.eps))
+    tree["scores"]["metrics"] = _either(a.scores.metrics, b.scores.metrics)
+    tree["defences"] = _defences(a, b)
+    try:
+        config = Config.model_validate(tree)
+    except ValueError:  # consistency and predicted classes, say
+        return None
+    ids = {c.condition_id for c in conditions(config)}
+    parts = {c.condition_id for part in (a, b) for c in conditions(part)}
+    return config if parts <= ids else None
+
+
+def _either(a: Iterable[Any], b: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys((*a, *b)))
+
+
+def _fixed(config: Config, other: Config) -> str:
+    """What must be equal; choices that nothing of a configuration depends on are left out."""
+    tree = config.model_dump(mode="json", exclude=set(_UNITED))
+    tree["attack"].pop("eps")
+    tree["scores"].pop("metrics")
+    if not (any(config.attack.eps) and any(other.attack.eps)):
+        tree.pop("attack")
+    if not (config.explainers and other.explainers):
+        tree.pop("explain")
+        tree.pop("scores")
+    return json.dumps(tree, sort_keys=True)
+
+
+def _defences(a: Config, b: Config) -> list[dict[str, Any]]:
+    """The defences of both; of those that differ only in what reads their trials, one."""
+    found: dict[str, tuple[Defence, set[str]]] = {}
+    for config in (a, b):
+        for d in config.defences:
+            names = set(config.explainers if d.explainers is None else d.explainers)
+            plain = d.model_copy(update={"aggregation": ("mean",), "explainers": None})
+            key = plain.model_dump_json()
+            if key not in found:
+                found[key] = (d, names)
+                continue
+            known, mine = found[key]
+            both = [how for how in ("mean", "vote") if how in (*known.aggregation, *d.aggregation)]
+            found[key] = (known.model_copy(update={"aggregation": tuple(both)}), mine | names)
+    explainers = _either(a.explainers, b.explainers)
+    united = []
+    for defence, names in found.values():
+        own = None if names == set(explainers) else [n for n in explainers if n in names]
+        united.append(defence.model_dump(mode="json") | {"explainers": own})
+    return united

@@ -1,0 +1,211 @@
+"""What finished runs hold of one experiment: its lines, its scores, and queries that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fvit_ray.experiments.merge import Member, Shared
+from fvit_ray.metrics.bootstrap import mean_interval
+from fvit_ray.metrics.energy import JOULES_PER_KWH
+from fvit_ray.plan import conditions, defence_name, trial_set
+from fvit_ray.report.protocol import protocol
+from fvit_ray.report.run import Line, Run
+from fvit_ray.report.sheet import Cell
+
+OURS = "vta"
+# the sums behind segmentation's scores of a data set
+_SEGMENTATION = {
+    "pixel_accuracy": "sum(correct_pixels) / sum(pixels)",
+    "miou": "(sum(intersection_background) / sum(union_background)"
+    " + sum(intersection_foreground) / sum(union_foreground)) / 2",
+    "map": "avg(average_precision)",
+}
+_SPLIT = {"dominant": "dominant", "non_dominant": "NOT dominant"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One configuration of the experiment in the run that it shares."""
+
+    run: Run
+    member: Member
+    folder: str  # of the run, as the queries name it
+
+    def owns(self, line: Mapping[str, Any]) -> bool:
+        return line["condition_id"] in self.member.condition_ids
+
+    def tagged(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """The experiment's own lines, each knowing its part."""
+        for line in lines:
+            if self.owns(line):
+                yield line | {"part": self}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One experiment's parts; empty where none of its runs is finished."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def lines(self) -> list[Line]:
+        """Of summary.csv, in the order of the runs."""
+        return [line for part in self.parts for line in part.tagged(part.run.lines)]
+
+    def scores(self, metric: str) -> list[Line]:
+        """Of scores.csv; only the methods that the experiment itself names."""
+        found = (line for part in self.parts for line in part.tagged(part.run.scores))
+        return [
+            line
+            for line in found
+            if line["metric"] == metric
+            and line["explainer"] in line["part"].member.config.explainers
+        ]
+
+    @property
+    def comparisons(self) -> list[Line]:
+        """Of comparisons.csv, both sides of which are the experiment's."""
+        found = (line for part in self.parts for line in part.tagged(part.run.comparisons))
+        return [x for x in found if x["against"] in x["part"].member.condition_ids]
+
+    @property
+    def protocol(self) -> str:
+        """The choices behind the numbers, of the first run."""
+        if not self.parts:
+            return ""
+        wanted = ("attack", "data", "arithmetic", "maps")
+        pairs = protocol(self.parts[0].run)
+        texts = [f"{n}: {t}" for n, t in pairs if n in wanted or n.startswith("defence")]
+        return ". ".join(texts) + "."
+
+
+def reading(name: str, runs: Iterable[tuple[Shared, Path]], root: Path) -> Reading:
+    """What the finished runs (in folders below `root`) hold of experiment `name`."""
+    parts = [
+        Part(Run(folder), member, str(folder.relative_to(root)))
+        for shared, folder in runs
+        for member in shared.members
+        if member.experiment == name
+    ]
+    return Reading(name, tuple(parts))
+
+
+def accuracy(line: Line | None, score: str = "top1", paper: float | None = None) -> Cell | None:
+    """An accuracy in percent with its Wilson interval."""
+    if line is None or line[score] is None:
+        return None
+    column = {"top1": "correct", "top5": "top5_correct"}[score]
+    ends = (100 * line[f"{score}_low"], 100 * line[f"{score}_high"])
+    return Cell(100 * line[score], *ends, line["n"], paper, query(line, f"avg({column}::INT)"))
+
+
+def gain(line: Line | None) -> Cell | None:
+    """What a defence gains over none on the same images, in points."""
+    if line is None or line["gain"] is None:
+        return None
+    value, low, high = (100 * line[name] for name in ("gain", "gain_low", "gain_high"))
+    part: Part = line["part"]
+    bare = [
+        other["condition_id"]
+        for other in part.run.lines
+        if other["denoiser"] == "none"
+        and all(other[n] == line[n] for n in ("model", "eps", "corruption", "severity"))
+    ]
+    ids = f"'{line['condition_id']}', '{bare[0] if bare else ''}'"
+    sql = (
+        f"SELECT condition_id, avg(correct::INT) FROM '{part.folder}/metrics/*.parquet' "
+        f"WHERE condition_id IN ({ids}) GROUP BY 1"
+    )
+    return Cell(value, low, high, line["n"], None, sql)
+
+
+def scored(line: Line | None, scale: float, paper: float | None = None) -> Cell | None:
+    """A score of maps with its interval, times `scale`."""
+    if line is None or line["value"] is None:
+        return None
+    low, high = (None if line[end] is None else scale * line[end] for end in ("low", "high"))
+    score = str(line["score"])
+    what = _SEGMENTATION.get(score)
+    where = ""
+    if line["metric"] == "class_specificity":
+        column, _, split = score.partition("_")
+        what = f"avg({column})"
+        where = f" AND recognised AND {_SPLIT[split]}" if split in _SPLIT else " AND recognised"
+    what = what or f"avg({score})"
+    sql = query(line, what, "scores", f" AND explainer = '{line['explainer']}'{where}")
+    return Cell(scale * line["value"], low, high, line["n"], paper, sql)
+
+
+def query(line: Line, what: str, folder: str = "metrics", more: str = "") -> str:
+    """DuckDB's query for a number, from the folder that holds the report."""
+    part: Part = line["part"]
+    return (
+        f"SELECT {what} FROM '{part.folder}/{folder}/*.parquet' "
+        f"WHERE condition_id = '{line['condition_id']}'{more}"
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image takes behind a defence: all its trials, denoised and classified."""
+
+    ms: float
+    watt_hours: float | None  # per 1,000 images
+
+
+def cost_of(line: Line) -> Cost | None:
+    """From the run's own clock; None where it did not count."""
+    part: Part = line["part"]
+    costs, cell = part.run.document["costs"] or {}, _condition(line)
+    name = defence_name(trial_set(cell.defence))
+    seconds = [
+        costs[f"{stage}/{name}"] / costs[f"{stage}/{name}/copies"]
+        for stage in ("denoise", "classify")
+        if costs.get(f"{stage}/{name}/copies")
+    ]
+    if not seconds:
+        return None
+    each = sum(seconds) * (cell.defence.trials if cell.defended else 1)
+    energy, spent = part.run.document["energy"], sum((part.run.document["stages"] or {}).values())
+    hours = None
+    if energy and spent:
+        watts = sum(energy["joules"].values()) / spent
+        hours = 1e3 * 1e3 * each * watts / JOULES_PER_KWH
+    return Cost(1e3 * each, hours)
+
+
+def _condition(line: Line) -> Any:
+    config = line["part"].member.config
+    return next(c for c in conditions(config) if c.condition_id == line["condition_id"])
+
+
+def averaged(lines: list[Line], seed: int = 0) -> Cell | None:
+    """Mean accuracy in percent over several runs of the same images (severities), its interval by
+    bootstrap over images."""
+    columns, folders = [], []
+    for line in lines:
+        part: Part = line["part"]
+        where = (pc.field("condition_id") == line["condition_id"]) & pc.field("correct").is_valid()
+        rows = part.run.rows(["shard", "position", "correct"], where)
+        rows = rows.sort_by([("shard", "ascending"), ("position", "ascending")])
+        columns.append(np.asarray(rows["correct"].to_numpy(zero_copy_only=False), dtype=float))
+        folders.append(f"'{part.folder}/metrics/*.parquet'")
+    if not columns or len({len(column) for column in columns}) != 1 or not len(columns[0]):
+        return None
+    right: NDArray[np.float64] = np.stack(columns).mean(0)
+    found = mean_interval({"valid": np.ones(len(right), bool), "right": right}, "right", seed=seed)
+    mean, low, high = (None if end is None else 100 * end for end in found)
+    ids = ", ".join(sorted({f"'{line['condition_id']}'" for line in lines}))
+    sql = (
+        f"SELECT avg(correct::INT) FROM read_parquet([{', '.join(folders)}]) "
+        f"WHERE condition_id IN ({ids})"
+    )
+    return Cell(mean, low, high, len(right), None, sql)

@@ -1,0 +1,134 @@
+"""A study: finished runs -> tables beside the paper's, claims, savings, and the files of all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fvit_ray.atomic import replacing
+from fvit_ray.experiments import savings
+from fvit_ray.experiments.ablation import ablation
+from fvit_ray.experiments.figures import FIGURES
+from fvit_ray.experiments.load import Experiment
+from fvit_ray.experiments.merge import Shared
+from fvit_ray.experiments.reading import reading
+from fvit_ray.experiments.tables import TABLES
+from fvit_ray.report import claims
+from fvit_ray.report.run import Run
+from fvit_ray.report.sheet import FORMS, Sheet, to_tree
+from fvit_ray.report.verdict import Verdict
+
+SHEETS = {**TABLES, **FIGURES, "ablation": ablation}
+# what the six claims would take that a study may lack
+NEEDS = {
+    "Claim 1": "table2",
+    "Claim 2 (classification)": "table2",
+    "Claim 2 (segmentation)": "table3",
+    "Claim 3": "figure5",
+    "Claim 4 (positive)": "figure3",
+    "Claim 4 (negative)": "figure4",
+    "Claim 5": "table4",
+    "Claim 6": "table5",
+}
+TEST = (
+    "what",
+    "metric",
+    "n",
+    "effect",
+    "low",
+    "high",
+    "level",
+    "unit",
+    "counts",
+    "run",
+    "condition",
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a set of finished runs says; `folder` holds the runs and what is written."""
+
+    folder: Path
+    scale: str
+    experiments: tuple[Experiment, ...]
+    runs: tuple[tuple[Shared, Path], ...]
+    skipped: tuple[str, ...] = ()  # why an experiment could not run, a line each
+
+    def sheets(self) -> list[Sheet]:
+        """A table per experiment, in the paper's order."""
+        return [
+            SHEETS[experiment.name](reading(experiment.name, self.runs, self.folder))
+            for experiment in self.experiments
+        ]
+
+    def verdicts(self) -> list[Verdict]:
+        """The claims that these runs have numbers for; an ablation judges none."""
+        judged = [
+            Run(folder)
+            for shared, folder in self.runs
+            if any(member.experiment != "ablation" for member in shared.members)
+        ]
+        return claims.verdicts(judged)
+
+    def unjudged(self, verdicts: Sequence[Verdict]) -> list[str]:
+        """Claims without a verdict, and what they would take."""
+        if any(Run(folder).document["random_weights"] for _, folder in self.runs):
+            return ["Random weights decide no claim."]
+        known = {verdict.name for verdict in verdicts}
+        return [f"{name}: not tested here; {what} tests it" for name, what in NEEDS.items()
+                if name not in known]  # fmt: skip
+
+
+def write(study: Study) -> tuple[list[Sheet], list[Verdict], list[str]]:
+    """Write tables/*.{csv,md,tex}, claims.csv, study.json and report.html; -> what they hold."""
+    from fvit_ray.report.study import write_page
+
+    sheets, verdicts = study.sheets(), study.verdicts()
+    for sheet in sheets:
+        for ending, form in FORMS.items():
+            _write(study.folder / "tables" / f"{sheet.name}.{ending}", form(sheet))
+    _write_claims(study.folder / "claims.csv", verdicts)
+    spent = savings.measured(study.experiments, study.runs)
+    lines = savings.sentences(spent)
+    document: dict[str, Any] = {
+        "scale": study.scale,
+        "experiments": [experiment.name for experiment in study.experiments],
+        "runs": [
+            {
+                "folder": str(folder.relative_to(study.folder)),
+                "name": shared.config.name,
+                "experiments": sorted({member.experiment for member in shared.members}),
+            }
+            for shared, folder in study.runs
+        ],
+        "skipped": list(study.skipped),
+        "sheets": [to_tree(sheet) for sheet in sheets],
+        "claims": [asdict(verdict) for verdict in verdicts],
+        "unjudged": study.unjudged(verdicts),
+        "savings": spent.tree(),
+        "saved": lines,
+    }
+    _write(study.folder / "study.json", json.dumps(document, indent=1) + "\n")
+    write_page(study.folder)
+    return sheets, verdicts, lines
+
+
+def _write_claims(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """One line per paired test behind a verdict."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["claim", "verdict", *TEST])
+        for verdict in verdicts:
+            for test in verdict.tests:
+                found = asdict(test)
+                writer.writerow([verdict.name, verdict.verdict, *(found[name] for name in TEST)])
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -1,0 +1,218 @@
+"""The paper's tables from our rows, its numbers beside them, and its sentences as orderings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from fvit_ray.experiments.pick import (
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    Row,
+    beats,
+    methods,
+    pick,
+    said_of,
+    sheet,
+    stands_for,
+    unanimous,
+    values,
+)
+from fvit_ray.experiments.published import value
+from fvit_ray.experiments.reading import Reading, accuracy, averaged, cost_of, gain, scored
+from fvit_ray.report.run import Line
+from fvit_ray.report.sheet import Cell, Column, Said, Sheet
+from fvit_ray.report.text import points, radius
+
+
+def table2(found: Reading) -> Sheet:
+    """Top-1 with and without DDS."""
+    lines = found.lines
+    eps = max(line["eps"] for line in lines)
+    rows: list[Row] = []
+    for model in values(lines, "model"):
+        at = partial(pick, lines, model=model)
+        bare, ours = at(denoiser="none", eps=eps), at(denoiser=None, eps=eps)
+        clean = (at(denoiser=None, eps=0.0), at(denoiser="none", eps=0.0))
+        printed = [value("table2", model, column) for column in ("dds", "none")]
+        cells = (accuracy(ours, paper=printed[0]), accuracy(bare, paper=printed[1]), gain(ours))
+        rows.append(((model,), (*cells, *map(accuracy, clean))))
+    heads = (f"with DDS, {radius(eps)}", f"without, {radius(eps)}")
+    columns = [Column(head) for head in heads] + [Column("gain", "points", signed=True)]
+    columns += [Column("with DDS, clean"), Column("without, clean")]
+    low = [c[1].value for _, c in rows if c[1] is not None and c[1].value is not None]
+    high = [c[0].value for _, c in rows if c[0] is not None and c[0].value is not None]
+    gains = [line for line in lines if line["gain"] is not None and line["eps"] == eps]
+    better = sum(line["gain_low"] > 0 for line in gains)
+    text = (
+        f"Here without DDS {_span(low)} %, with it {_span(high)} %; the paired gain is above 0 for "
+        f"{better} of {len(gains)} models. The direction is tested, not the paper's numbers."
+    )
+    said = said_of("table2", "robust", unanimous(better, len(gains)), text)
+    return sheet(found, ("model",), columns, rows, [said])
+
+
+def table3(found: Reading) -> Sheet:
+    """Segmentation by method, and VTA with DDS."""
+    lines, scores = found.scores("segmentation"), ("pixel_accuracy", "miou", "map")
+    rows: list[Row] = []
+    for model in values(lines, "model"):
+        for method, defended in methods(lines):
+            cells = []
+            for score in scores:
+                wanted = {"model": model, "explainer": method, "score": score}
+                line = pick(lines, denoiser=None if defended else "none", **wanted)
+                key = "dds" if defended else method
+                cells.append(scored(line, 100, value("table3", model, key, score)))
+            rows.append(((model, f"{method} (with DDS)" if defended else method), tuple(cells)))
+    columns = [Column(name) for name in ("pixel acc.", "mIoU", "mAP")]
+    text, verdict = beats(lines, scores)
+    said = said_of("table3", "best", verdict, text)
+    return sheet(found, ("model", "method"), columns, rows, [said])
+
+
+def table4(found: Reading) -> Sheet:
+    """Denoisers: accuracy under attack, and what an image costs."""
+    lines = found.lines
+    eps = max(line["eps"] for line in lines)
+    rows: list[Row] = []
+    for line in (x for x in lines if x["eps"] == eps and x["aggregation"] in (None, "mean")):
+        model, name = line["model"], line["denoiser"]
+        cost = cost_of(line)
+        printed = value("table4", model, name, "top1"), value("table4", model, name, "ms")
+        ms = None if cost is None else Cell(cost.ms, n=line["n"], paper=printed[1])
+        hours = None if cost is None or cost.watt_hours is None else Cell(cost.watt_hours)
+        label = "No DDS" if name == "none" else name
+        rows.append(((model, label), (accuracy(line, paper=printed[0]), gain(line), ms, hours)))
+    columns = [Column(f"top-1, {radius(eps)}"), Column("gain over none", "points", signed=True)]
+    columns += [Column("per sample", "ms"), Column("per 1,000 images", "Wh", 2)]
+    note = (
+        "Time per sample: all trials denoised and classified, no attack, on one worker; energy: "
+        f"that time at the run's power ({_power(found)})."
+    )
+    return sheet(found, ("model", "denoiser"), columns, rows, _latent(lines, eps, rows), note)
+
+
+def table5(found: Reading) -> Sheet:
+    """Corruptions, every severity apart and their mean, with and without DDS."""
+    lines, models = found.lines, values(found.lines, "model")
+    rows: list[Row] = []
+    for name in values(lines, "corruption"):
+        mine = [line for line in lines if line["corruption"] == name]
+        for severity in sorted({line["severity"] for line in mine}):
+            here = [line for line in mine if line["severity"] == severity]
+            cells: list[Cell | None] = []
+            for model in models:
+                ours, bare = (
+                    pick(here, model=model, denoiser=None),
+                    pick(here, model=model, denoiser="none"),
+                )
+                cells += [accuracy(ours), accuracy(bare), gain(ours)]
+            rows.append(((name, str(severity)), tuple(cells)))
+        cells = []
+        for model in models:
+            ours_, bare_ = (
+                [x for x in mine if x["model"] == model and (x["denoiser"] == "none") == plain]
+                for plain in (False, True)
+            )
+            for group, which in ((ours_, "dds"), (bare_, "none")):
+                mean = averaged(group)
+                paper = value("table5", model, name, which)
+                cells.append(mean and Cell(**(vars(mean) | {"paper": paper})))
+            cells.append(None)
+        rows.append(((name, "mean"), tuple(cells)))
+    columns = []
+    for model in models:
+        columns += [Column(f"{model} with DDS"), Column("without")]
+        columns.append(Column("difference", "points", signed=True))
+    gains = [line for line in lines if line["gain"] is not None]
+    lower, higher = (sum(test) for test in (
+        (x["gain_high"] < 0 for x in gains), (x["gain_low"] > 0 for x in gains)))  # fmt: skip
+    text = f"Lower with DDS in {lower}, higher in {higher} of {len(gains)} comparisons (95 %)."
+    verdict = FAILS if higher else unanimous(lower, len(gains))
+    note = "Mean: over severities, its interval over images. The paper names no severity."
+    said = said_of("table5", "lower", verdict, text)
+    return sheet(found, ("corruption", "severity"), columns, rows, [said], note)
+
+
+def table6(found: Reading) -> Sheet:
+    """Mean against vote."""
+    lines = [line for line in found.lines if line["eps"]]
+    rows: list[Row] = [
+        (
+            (line["model"], line["aggregation"]),
+            tuple(
+                accuracy(line, score, value("table6", line["model"], line["aggregation"], score))
+                for score in ("top1", "top5")
+            ),
+        )
+        for line in lines
+    ]
+    tests = [x for x in found.comparisons if x["aggregation"] == "vote" and x["score"] == "top5"]
+    tests = [x for x in tests if x["against_aggregation"] == "mean" and x["eps"]]
+    better, worse = sum(x["high"] < 0 for x in tests), sum(x["low"] > 0 for x in tests)
+    listed = ", ".join(f"{x['model']} {points(-x['difference'])}" for x in tests)
+    text = (
+        f"Top-5 of mean less that of vote: {listed or 'not compared'} points; higher (95 %) in "
+        f"{better} of {len(tests)}."
+    )
+    said = said_of("table6", "top5", FAILS if worse else unanimous(better, len(tests)), text)
+    classes = len((found.parts[0].run.document["class_names"] or ()) if found.parts else ())
+    note = f"Of {classes} classes five are half." if 0 < classes <= 20 else ""
+    columns = [Column("top-1"), Column("top-5")]
+    return sheet(found, ("model", "aggregation"), columns, rows, [said], note)
+
+
+def _latent(lines: list[Line], eps: float, rows: list[Row]) -> list[Said]:
+    """The paper's sentences on latent denoisers."""
+    latent = [x for x in lines if x["eps"] == eps and stands_for(x["denoiser"], "ldm", "sd14")]
+    first = [x for x in lines if x["eps"] == eps and stands_for(x["denoiser"], "guided")]
+    if not latent:
+        return []
+    helped = sum(x["gain_low"] is not None and x["gain_low"] > 0 for x in latent)
+    said = [
+        said_of(
+            "table4",
+            "latent_helps",
+            unanimous(helped, len(latent)),
+            f"So in {helped} of {len(latent)} (95 %).",
+        )
+    ]
+    if not first:
+        return said
+    tests = [
+        x
+        for part in {id(line["part"]): line["part"] for line in latent}.values()
+        for x in part.run.comparisons
+        if x["score"] == "top1" and x["eps"] == eps and stands_for(x["denoiser"], "ldm", "sd14")
+        and stands_for(x["against_denoiser"], "guided") and x["aggregation"] == "mean"
+    ]  # fmt: skip
+    lower, higher = sum(x["high"] < 0 for x in tests), sum(x["low"] > 0 for x in tests)
+    listed = ", ".join(f"{x['model']} {points(x['difference'])}" for x in tests)
+    text = f"{listed} points against the denoiser of images; lower in {lower} of {len(tests)}."
+    said.append(
+        said_of("table4", "latent_lower", FAILS if higher else unanimous(lower, len(tests)), text)
+    )
+    spent = [(x, cost_of(x), cost_of(y)) for x in latent for y in first if x["model"] == y["model"]]
+    known = [(x, a.ms, b.ms) for x, a, b in spent if a is not None and b is not None]
+    if known:
+        faster = sum(a < b for _, a, b in known)
+        times = ", ".join(f"{x['model']} {a:.0f} against {b:.0f} ms" for x, a, b in known)
+        verdict = HOLDS if faster == len(known) else FAILS if not faster else UNDECIDED
+        said.append(said_of("table4", "latent_faster", verdict, f"{times}."))
+    return said
+
+
+def _span(numbers: list[float]) -> str:
+    return f"{min(numbers):.1f} to {max(numbers):.1f}" if numbers else "—"
+
+
+def _power(found: Reading) -> str:
+    energy = found.parts[0].run.document["energy"] if found.parts else None
+    return ", ".join(energy["joules"]) if energy else "not measured"
+
+
+TABLES: dict[str, Callable[[Reading], Sheet]] = {
+    "table2": table2, "table3": table3, "table4": table4, "table5": table5, "table6": table6,
+}  # fmt: skip

@@ -1,0 +1,182 @@
+"""Floating-point operations of a configuration's networks, counted without weights or data.
+
+A multiply-add is two operations; matrix products, convolutions and attention count, as in torch's
+counter. Networks are built on the meta device, which takes moments even at their real sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from fvit_ray import registry
+from fvit_ray.config import Config
+from fvit_ray.explainers import Options, passes
+from fvit_ray.explainers.run import compute
+from fvit_ray.models.load import Classifier, describe, outline
+from fvit_ray.plan import (
+    denoiser_passes,
+    explain_options,
+    explained_sets,
+    forwards,
+    smoothed,
+)
+from fvit_ray.settings import Defence
+from fvit_ray.smoothing.schedule import linear_alphas_cumprod, resolve
+
+Flops = Counter[str]  # network -> floating-point operations
+
+
+def count(call: Callable[[], Any]) -> tuple[int, Any]:
+    """FLOPs of a call, and what it returns; the call sees no leaf of its own graph."""
+    with FlopCounterMode(display=False) as counter:
+        out = call()
+    return counter.get_total_flops(), out
+
+
+@dataclass(frozen=True)
+class ClassifierFlops:
+    """Of one image.
+
+    forward:  the logits
+    backward: from the logits to the image, without weight gradients
+    explain:  the maps of some explainers together, with the passes they share
+    """
+
+    forward: int
+    backward: int
+    explain: int
+
+    @property
+    def step(self) -> int:
+        """A gradient step of an attack."""
+        return self.forward + self.backward
+
+
+@cache
+def classifier_flops(
+    name: str,
+    explainers: tuple[str, ...] = (),
+    options: Options | None = None,
+    *,
+    random_weights: bool = False,
+) -> ClassifierFlops:
+    """Count the classifier `name`; raises ModelError if it is unknown."""
+    net = outline(name, random_weights=random_weights).to("meta")
+    model = Classifier(net, describe(name, random_weights))
+    image = torch.empty(1, 3, *model.info.input_size, device="meta")
+    target = torch.zeros(1, dtype=torch.long, device="meta")
+
+    def gradient(x: Tensor) -> Tensor:
+        # the counter takes no gradient with respect to a leaf
+        return torch.autograd.grad(model(x * 1).sum(), x)[0]
+
+    def maps() -> Any:
+        given = options or Options()
+        return compute(model, image, target, explainers, ("",), given, lambda *_: None)
+
+    with torch.inference_mode(False):
+        with torch.no_grad():
+            forward, _ = count(lambda: model(image))
+        with torch.enable_grad():
+            both, _ = count(lambda: gradient(image.clone().requires_grad_()))
+        explain = count(maps)[0] if explainers else 0
+    return ClassifierFlops(forward, both - forward, explain)
+
+
+@dataclass(frozen=True)
+class DenoiserFlops:
+    """Of one image: encoder, one pass of the U-Net, decoder; zeros where there is none."""
+
+    encoder: int
+    denoiser: int
+    decoder: int
+    latent: bool
+
+    def of(self, defence: Defence) -> Mapping[str, int]:
+        """Image passes of each network per smoothed image, times its FLOPs."""
+        done = image_passes(defence, self.latent)
+        return {name: number * getattr(self, name) for name, number in done.items()}
+
+
+def denoiser_flops(defence: Defence, size: tuple[int, int]) -> DenoiserFlops:
+    """Count the networks of a defence on images of `size` (H, W), resized as they are in `dds`.
+
+    Raises DenoiserError for weights that are not there.
+    """
+    build = registry.load("denoiser", defence.denoiser)
+    options = {"random_weights": True, "device": "meta", **defence.build_options}
+    denoiser = build(defence.weights, **options)
+    side = denoiser.resolution
+    shape = size if side is None else (side, side)
+    x = torch.empty(1, 3, *shape, device="meta")
+    t = resolve(defence.schedule, defence.sigma, denoiser.alphas_cumprod).t or 1
+    with torch.inference_mode(False), torch.no_grad():
+        encoder, z = count(lambda: denoiser.encode(x))
+        denoiser.predict(z, t)  # what depends on t alone is computed once
+        predict, prediction = count(lambda: denoiser.predict(z, t))
+        decoder, _ = count(lambda: denoiser.decode(prediction.x0))
+    return DenoiserFlops(encoder, predict, decoder, bool(denoiser.latent))
+
+
+def image_passes(defence: Defence, latent: bool) -> dict[str, int]:
+    """Passes of each network per smoothed image, which has `trials` copies.
+
+    latent: whether the defence's denoiser diffuses in a latent space
+    """
+    found = {"denoiser": defence.trials * denoiser_passes(defence)}
+    step = resolve(defence.schedule, defence.sigma, linear_alphas_cumprod())
+    if latent and step.t is not None:
+        # latent noise enters behind the encoder, whose output all trials share
+        found["encoder"] = 1 if defence.noise_space == "latent" else defence.trials
+        found["decoder"] = defence.trials
+    return found
+
+
+def planned(config: Config, clean_groups: int = 1) -> Flops:
+    """FLOPs per sample of all that `plan.forwards` counts, with shared work, by network.
+
+    "relevance" is what explainers compute beside forward and backward passes.
+    """
+    shared, _ = forwards(config, clean_groups)
+    options, kind = explain_options(config), {"random_weights": config.random_weights}
+    total: Flops = Counter()
+    for name in config.models:  # each of which makes an equal share of the passes
+        cost, share = classifier_flops(name, **kind), Fraction(1, len(config.models))
+        total["classifier"] += int(share * shared["classifier"] * cost.forward)
+        total["classifier backward"] += int(share * shared["classifier backward"] * cost.backward)
+        for defence, names in explained_sets(config).items():
+            copies = len(config.attack.eps) * (defence.trials if defence else 1)
+            forward, backward = passes(names, options)
+            explain = classifier_flops(name, names, options, **kind).explain
+            more = explain - forward * cost.forward - backward * cost.backward
+            total["relevance"] += copies * max(0, more)
+    size = describe(config.models[0], config.random_weights).input_size
+    for smooth, images in smoothed(config, clean_groups).items():
+        for network, flops in denoiser_flops(smooth, size).of(smooth).items():
+            total[network] += images * flops
+    return Counter({network: flops for network, flops in total.items() if flops})
+
+
+def describe_flops(total: Flops, samples: int) -> list[str]:
+    """Lines of a plan: FLOPs of every network for that many samples, and their sum."""
+    numbers = {name: total[name] * samples for name in sorted(total)}
+    lines = ["arithmetic            planned"]
+    for name, number in (numbers | {"sum": sum(numbers.values())}).items():
+        lines.append(f"  {name:<19}{in_units(number):>14}")
+    return lines
+
+
+def in_units(flops: float) -> str:
+    """5.02e13 -> "50.2 TFLOP"."""
+    power = min(6, int(math.log10(max(flops, 1)) / 3))
+    return f"{flops / 1000**power:,.3g} {' kMGTPE'[power].strip()}FLOP"

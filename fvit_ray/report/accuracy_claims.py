@@ -1,0 +1,184 @@
+"""Claims that are judged on accuracies: 1, 2 (classification), 5 and 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fvit_ray import schema
+from fvit_ray.report.run import Line, Run
+from fvit_ray.report.text import points, radius
+from fvit_ray.report.verdict import (
+    AGAINST,
+    FOR,
+    OPEN,
+    UNDECIDED,
+    Test,
+    Verdict,
+    decided,
+    direction,
+    numbers,
+    tally,
+)
+
+LATENT = ("ldm", "sd14", "sdxl", "kandinsky22", "sample_ldm")
+# whom an attack is made for -> how a claim that it tests is called; "defence" knows the defence
+THREATS = {"classifier": "", "defence": ", attacked through the defence"}
+
+
+def verdicts(runs: Sequence[Run], margin: float = schema.MARGIN) -> list[Verdict]:
+    """One per claim and threat model that the runs have accuracies for."""
+    found: list[Verdict] = []
+    for threat, name in THREATS.items():
+        gains = _gains(runs, threat)
+        if gains:
+            found += [_agnostic(gains, name), _outperforms(gains, name)]
+    return [*found, *_latent(runs, margin), *_corrupted(runs, margin)]
+
+
+def _plain(run: Run) -> bool:
+    """Whether accuracies of a run are of whole, uncorrupted images with one class each."""
+    metrics = (run.config.get("scores") or {}).get("metrics") or ()
+    corruption = (run.config.get("corruption") or {}).get("name")
+    return "class_specificity" not in metrics and corruption is None
+
+
+def _gains(runs: Sequence[Run], threat: str) -> list[tuple[Line, Run]]:
+    """What the first defence of a run gains under attack, per (model, radius); of several runs the
+    one with most images."""
+    found: dict[tuple[str, float], tuple[Line, Run]] = {}
+    for run in filter(_plain, runs):
+        first = next((x["denoiser"] for x in run.lines if x["denoiser"] != "none"), None)
+        seen: set[tuple[str, float]] = set()
+        for line in run.lines:
+            through = line.get("through") or "classifier"
+            if not line["eps"] or line["denoiser"] != first or through != threat:
+                continue
+            key = (line["model"], line["eps"])
+            if line["gain_low"] is None or key in seen:
+                continue
+            seen.add(key)
+            if key not in found or found[key][0]["n"] < line["n"]:
+                found[key] = (line, run)
+    return list(found.values())
+
+
+def _gain_test(line: Line, run: Run) -> Test:
+    return Test(
+        f"{line['model']} at {radius(line['eps'])}: {line['denoiser']} against none",
+        line["n"],
+        100 * line["gain"],
+        100 * line["gain_low"],
+        100 * line["gain_high"],
+        direction(line["gain_low"], line["gain_high"]),
+        run=str(run.folder),
+        condition=line["condition_id"],
+    )
+
+
+def _agnostic(gains: list[tuple[Line, Run]], name: str) -> Verdict:
+    eps = min(line["eps"] for line, _ in gains)
+    tests = tuple(_gain_test(line, run) for line, run in gains if line["eps"] == eps)
+    listed = "; ".join(f"{_model(test)} {_points(test)}" for test in tests)
+    sentence = (
+        f"DDS gains accuracy at {radius(eps)} on every architecture (paired, n = {numbers(tests)}):"
+        f" {listed}."
+    )
+    verdict = decided(tests)
+    if len(tests) < 2:
+        verdict, sentence = UNDECIDED, f"{sentence} One architecture says nothing of others."
+    return Verdict(f"Claim 1{name}", verdict, sentence, tests)
+
+
+def _outperforms(gains: list[tuple[Line, Run]], name: str) -> Verdict:
+    tests = tuple(_gain_test(line, run) for line, run in gains)
+    radii = sorted({line["eps"] for line, _ in gains})
+    least = min(tests, key=lambda test: test.effect)
+    where = ", ".join(radius(eps) for eps in radii)
+    sentence = (
+        f"DDS is more accurate than no DDS at {where} (paired, n = {numbers(tests)}): "
+        f"{tally(tests)}. The least of the gains: {_points(least)} on {least.what}."
+    )
+    return Verdict(f"Claim 2 (classification){name}", decided(tests), sentence, tests)
+
+
+def _latent(runs: Sequence[Run], margin: float) -> list[Verdict]:
+    """Claim 5: equivalence of latent denoisers with the run's first denoiser of images."""
+    tests, gains = [], []
+    for run in filter(_plain, runs):
+        for line in run.comparisons:
+            if line["score"] != "top1" or not line["eps"] or line["denoiser"] not in LATENT:
+                continue
+            if line["aggregation"] == "vote" or line.get("through") == "defence":
+                continue
+            if line["against_denoiser"] == "none":
+                gains.append(line)
+            elif line["against_denoiser"] not in (*LATENT, "identity"):
+                tests.append(_equivalence(line, run, margin))
+    if not tests:
+        return []
+    helped = sum(line["low"] > 0 for line in gains)
+    listed = "; ".join(f"{test.what} {_points(test)}" for test in tests)
+    sentence = (
+        f"Latent denoisers are as accurate under attack as the denoiser of images, within "
+        f"{100 * margin:g} points (two one-sided tests at 5 %, n = {numbers(tests)}; 90 % "
+        f"intervals): {listed}. Against no DDS they gain in {helped} of {len(gains)}."
+    )
+    return [Verdict("Claim 5", decided(tests), sentence, tuple(tests))]
+
+
+def _equivalence(line: Line, run: Run, margin: float) -> Test:
+    inside = -margin < line["low90"] and line["high90"] < margin
+    outside = line["low90"] > margin or line["high90"] < -margin
+    return Test(
+        f"{line['denoiser']} less {line['against_denoiser']} on {line['model']}",
+        line["n"],
+        100 * line["difference"],
+        100 * line["low90"],
+        100 * line["high90"],
+        FOR if inside else AGAINST if outside else OPEN,
+        level=90,
+        run=str(run.folder),
+        condition=line["condition_id"],
+    )
+
+
+def _corrupted(runs: Sequence[Run], margin: float) -> list[Verdict]:
+    """Claim 6: comparable or inferior is "not superior by the margin", a one-sided test."""
+    tests: list[Test] = []
+    kinds = {"comparable": 0, "inferior": 0, "superior": 0}
+    for run in runs:
+        for line in run.comparisons:
+            if line["score"] != "top1" or line["corruption"] is None or line["eps"]:
+                continue
+            if line["against_denoiser"] != "none" or line["aggregation"] == "vote":
+                continue
+            low, high = line["low90"], line["high90"]
+            counts = FOR if high < margin else AGAINST if low > margin else OPEN
+            kinds["comparable"] += -margin < low and high < margin
+            kinds["inferior"] += line["high"] < 0
+            kinds["superior"] += line["low"] > 0
+            what = f"{line['corruption']} {line['severity']} on {line['model']}"
+            values = (100 * line["difference"], 100 * low, 100 * high)
+            where = {"run": str(run.folder), "condition": line["condition_id"]}
+            tests.append(Test(what, line["n"], *values, counts, level=90, **where))
+    if not tests:
+        return []
+    most = max(tests, key=lambda test: test.effect)
+    sentence = (
+        f"On corrupted images DDS is not better than none by {100 * margin:g} points or more "
+        f"(one-sided at 5 %, n = {numbers(tests)}): {tally(tests)}. Comparable (equivalent within "
+        f"{100 * margin:g} points) in {kinds['comparable']}; inferior in {kinds['inferior']}, "
+        f"superior in {kinds['superior']} (95 %). Most in favour of DDS: {_points(most)} for "
+        f"{most.what}."
+    )
+    return [Verdict("Claim 6", decided(tests), sentence, tuple(tests))]
+
+
+def _points(test: Test) -> str:
+    """ "+62.5 [+55.0, +70.0] points"."""
+    value, low, high = (points(x / 100) for x in (test.effect, test.low, test.high))
+    return f"{value} [{low}, {high}] points"
+
+
+def _model(test: Test) -> str:
+    return test.what.partition(" at ")[0]

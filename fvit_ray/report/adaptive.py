@@ -1,0 +1,252 @@
+"""Is the robustness real? Clean, transferred, adaptive and certified accuracy side by side."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fvit_ray.report.curves import COLOURS, INK, STYLE, inline
+from fvit_ray.report.grid import THREATS, Row, grid
+from fvit_ray.report.render import render
+from fvit_ray.report.run import Line, Run, Section
+from fvit_ray.report.text import MISSING, bounds, percent, radius
+
+RADII = (0.1, 0.25)  # L2, of the certified accuracies in the table
+# what is drawn -> colour, marker, line
+LOOKS = {
+    "no defence": (INK, "o", "--"),
+    "transfer": (COLOURS[0], "s", "-"),
+    "adaptive": (COLOURS[3], "D", "-"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One classifier behind one defence: its rows by kind of attack, its certified curve."""
+
+    model: str
+    defence: str
+    bare: Row | None
+    rows: dict[str, Row]  # "transfer", "adaptive"
+    certified: list[Line]
+
+    def at(self, threat: str, eps: float) -> Line | None:
+        row = self.rows.get(threat)
+        return None if row is None else row.cells.get(eps)
+
+    def reaches(self, l2: float) -> Line | None:
+        """The certified line at an L2 radius: the last one at all where the curve ended before."""
+        below = [line for line in self.certified if line["radius"] <= l2 + 1e-9]
+        ended = below and not below[-1]["certified"]
+        return below[-1] if below and (ended or abs(below[-1]["radius"] - l2) < 1e-9) else None
+
+
+def cases(run: Run) -> list[Case]:
+    """Of every classifier and defence; of several aggregations the first."""
+    table, found = grid(run.lines), []
+    for model in table.models:
+        rows = table.of(model)
+        bare = next((row for row in rows if not row.defended), None)
+        for name in dict.fromkeys(row.name for row in rows if row.defended):
+            mine: dict[str, Row] = {}
+            for row in rows:
+                if row.name == name and row.through in THREATS:
+                    mine.setdefault(THREATS[row.through], row)
+            ids = {line["condition_id"] for row in rows if row.name == name for line in row.cells.values()}
+            curve = [line for line in run.certified if line["condition_id"] in ids]
+            first = curve[:1] and curve[0]["condition_id"]
+            curve = [line for line in curve if line["condition_id"] == first]
+            found.append(Case(model, name, bare, mine, curve))
+    return found
+
+
+def section(run: Run) -> Section | None:
+    """A figure per classifier and defence above one table; None for a transferred attack alone."""
+    shown = cases(run)
+    if not any(case.certified or "adaptive" in case.rows for case in shown):
+        return None
+    largest = max(grid(run.lines).eps)
+    figures = [_wrapped(case, marks(run)) for case in shown]
+    body = render(
+        "adaptive",
+        figures=Markup("").join(figures),
+        cases=shown,
+        eps=largest,
+        threats=list(THREATS.values()),
+        radii=RADII,
+        certified=any(case.certified for case in shown),
+        marks=marks(run),
+        notes=_notes(run, shown),
+    )
+    return Section("adaptive", "Transferred, adaptive, certified", body)
+
+
+def marks(run: Run) -> dict[str, str]:
+    """condition_id -> the checks of its attack that failed: its number bounds no robustness."""
+    found: dict[str, str] = {}
+    for entry in run.document["sanity"] or ():
+        failed = ", ".join(c["name"] for c in entry["checks"] if not c["passed"])
+        if failed:
+            found |= dict.fromkeys(entry["conditions"], failed)
+    return found
+
+
+def sanity_section(run: Run) -> Section | None:
+    """What the attack's own checks found; None where none ran."""
+    if not run.document["sanity"]:
+        return None
+    entries = [(_called(run, entry), entry) for entry in run.document["sanity"]]
+    body = render("sanity", entries=entries)
+    return Section("sanity", "Sanity of the attack", body)
+
+
+def plain(run: Run) -> str:
+    """The table and the checks as text; "" where there is neither."""
+    lines: list[str] = []
+    shown = [case for case in cases(run) if case.certified or "adaptive" in case.rows]
+    if shown:
+        eps, failed = max(grid(run.lines).eps), marks(run)
+        where = radius(eps)
+        heads = ["model", "defence", "clean", f"transfer {where}", f"adaptive {where}"]
+        heads += [f"certified L2 {r:g}" for r in RADII]
+        rows = [heads]
+        for case in shown:
+            clean = next((c for t in case.rows if (c := case.at(t, 0.0))), None)
+            cells = [_cell(clean), *(_cell(case.at(t, eps), failed) for t in THREATS.values())]
+            cells += [_certified(case.reaches(r)) for r in RADII]
+            rows.append([case.model, case.defence, *cells])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += ["", *_notes(run, shown), ""]
+    for entry in run.document["sanity"] or ():
+        lines.append(f"Sanity of the attack on {_called(run, entry)}, n = {entry['n']}:")
+        lines += [
+            f"  {'ok  ' if c['passed'] else 'FAIL'} {c['name']}: {c['line']}"
+            for c in entry["checks"]
+        ]
+    return "\n".join(lines)
+
+
+def _called(run: Run, entry: Line) -> str:
+    row = next(
+        (
+            row
+            for row in grid(run.lines).rows
+            if any(line["condition_id"] in entry["conditions"] for line in row.cells.values())
+        ),
+        None,
+    )
+    behind = f" behind {row.name}, attacked through it" if row and row.defended else ""
+    return f"{entry['model']}{behind} at {radius(entry['eps'])}"
+
+
+def _cell(line: Line | None, failed: dict[str, str] | None = None) -> str:
+    if line is None or not line["n"]:
+        return MISSING
+    mark = " ✗" if failed and line["condition_id"] in failed else ""
+    return f"{percent(line['top1'])}{mark} {bounds(line['top1_low'], line['top1_high'])}"
+
+
+def _certified(line: Line | None) -> str:
+    if line is None:
+        return MISSING
+    return f"{percent(line['certified'])} {bounds(line['low'], line['high'])}"
+
+
+def _notes(run: Run, shown: list[Case]) -> list[str]:
+    n = sorted({line["n"] for case in shown for row in case.rows.values() for line in row.cells.values()})
+    images = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}" if n else "0"
+    attack = run.config.get("attack") or {}
+    notes = [
+        f"n = {images} images; 95 % Wilson intervals. Transfer: made on the undefended classifier. "
+        f"Adaptive: the gradient goes through the whole defence, mean of {attack.get('eot')} noise "
+        f"samples per step, {attack.get('gradient')} gradient; an upper bound of the robustness to "
+        "an attacker who knows it, as good as the attack is. A vote is judged as a vote and "
+        "attacked through the mean of its probabilities."
+    ]
+    certify = run.config.get("certify") or {}
+    curves = [case.certified[0] for case in shown if case.certified]
+    if curves:
+        used = sum(line["samples"] for line in curves) / len(curves)
+        full = certify["n0"] + certify["n"]
+        saved = f", of {full:,} (early abstention)" if certify["early"] else ""
+        lost = sum(line["abstained"] for line in curves) / len(curves)
+        notes.append(
+            "Certified: the share of images whose class the most frequent answer of a single noisy "
+            "trial provably keeps within that L2 distance (pixels in [0, 1] of the classifier's "
+            f"input), n0 = {certify['n0']:,}, n = {certify['n']:,}, alpha = {certify['alpha']:g}; "
+            f"{used:,.0f} noise samples per image{saved}, {percent(lost)} abstained. It is a lower "
+            "bound for that classifier, not for the mean of probabilities."
+        )
+    if marks(run):
+        notes.append("✗: a check of the attack fails, so that number bounds no robustness.")
+    return notes
+
+
+def _wrapped(case: Case, failed: dict[str, str]) -> Markup:
+    label = f"{case.model} with {case.defence}: transferred, adaptive and certified accuracy"
+    with mpl.rc_context(STYLE):
+        columns = 2 if case.certified else 1
+        figure = Figure(figsize=(3.6 * columns, 3.5), layout="constrained")
+        figure.suptitle(f"{case.model}, {case.defence}", fontsize=11)
+        axes = _axes(figure, 1, columns)
+        drawn = {"no defence": case.bare} | dict(case.rows)
+        radii: set[float] = set()
+        for name, row in drawn.items():
+            if row is not None:
+                radii |= _line(axes, name, row, failed)
+        axes.set(xlabel="L-inf radius (1/255)", ylabel="top-1 accuracy (%)")
+        axes.set_xticks(sorted(radii))
+        if case.certified:
+            _curve(_axes(figure, 2, columns), case.certified)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=4)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = inline(buffer.getvalue(), label)
+    kind = ' class="wide-figure"' if case.certified else ""
+    return Markup('<figure role="img" aria-label="{}"{}>{}</figure>').format(
+        label, Markup(kind), svg
+    )
+
+
+def _axes(figure: Figure, place: int, columns: int) -> Axes:
+    axes = figure.add_subplot(1, columns, place)
+    axes.set_ylim(0, 100)
+    axes.set_yticks(range(0, 101, 20))
+    axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _line(axes: Axes, name: str, row: Row, failed: dict[str, str]) -> set[float]:
+    """Draw accuracy against the radius; -> the radii in 1/255. Numbers with a failed check are
+    crossed out."""
+    cells = sorted((eps, line) for eps, line in row.cells.items() if line["n"])
+    if not cells:
+        return set()
+    x = [round(255 * eps, 4) for eps, _ in cells]
+    middle, low, high = (
+        [100 * line[column] for _, line in cells] for column in ("top1", "top1_low", "top1_high")
+    )
+    colour, marker, style = LOOKS[name]
+    axes.plot(x, middle, marker + style, color=colour, label=name, lw=1.8, ms=5, clip_on=False)
+    axes.fill_between(x, low, high, color=colour, alpha=0.14, lw=0)
+    crossed = [at for at, (_, line) in enumerate(cells) if line["condition_id"] in failed]
+    if crossed:
+        points = [x[at] for at in crossed], [middle[at] for at in crossed]
+        axes.plot(*points, "x", color=INK, ms=10, mew=1.6, clip_on=False)
+    return set(x)
+
+
+def _curve(axes: Axes, lines: list[Line]) -> None:
+    x = [line["radius"] for line in lines]
+    middle, low, high = ([100 * line[c] for line in lines] for c in ("certified", "low", "high"))
+    axes.plot(x, middle, "-", color=COLOURS[2], lw=1.8, label="certified", clip_on=False)
+    axes.fill_between(x, low, high, color=COLOURS[2], alpha=0.14, lw=0)
+    axes.set(xlabel="certified L2 radius")
+    axes.set_xlim(left=0)

@@ -1,0 +1,224 @@
+"""A table as numbers with their intervals, the paper's beside them, and the rows they come from;
+written as text, Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fvit_ray.report.text import MISSING, count, known
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number: `value` and its 95 % interval in the column's unit, of `n` images.
+
+    paper: what the paper prints there; sql: how the number is made of the rows (DuckDB)
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    paper: float | None = None
+    sql: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    unit: str = "%"
+    digits: int = 1
+    signed: bool = False  # a difference
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence of the paper as a tested ordering: `verdict` holds, does not hold, undecided."""
+
+    said: str
+    verdict: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: `heads` name the leading columns, each row is its heads and its cells."""
+
+    name: str
+    title: str
+    source: str  # of the paper's numbers
+    heads: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[Cell | None, ...]], ...]
+    note: str = ""
+    protocol: str = ""
+    said: tuple[Said, ...] = field(default_factory=tuple)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the paper has a number anywhere."""
+        return any(c is not None and c.paper is not None for _, cells in self.rows for c in cells)
+
+
+def number(value: float | None, column: Column) -> str:
+    """ "72.4"; a difference with its sign."""
+    if value is None or not known(value):
+        return MISSING
+    text = f"{abs(value):,.{column.digits}f}"
+    negative = value < 0 and float(text.replace(",", "")) != 0
+    return f"−{text}" if negative else f"+{text}" if column.signed else text
+
+
+def interval(cell: Cell, column: Column) -> str:
+    """ "[68.0, 80.0]"; "" where there is none."""
+    if cell.low is None or cell.high is None:
+        return ""
+    return f"[{number(cell.low, column)}, {number(cell.high, column)}]"
+
+
+def written(cell: Cell | None, column: Column) -> str:
+    """ "72.4 [68.0, 80.0]"."""
+    if cell is None:
+        return MISSING
+    return f"{number(cell.value, column)} {interval(cell, column)}".strip()
+
+
+def printed(cell: Cell | None) -> str:
+    """The paper's number as it prints it."""
+    return "" if cell is None or cell.paper is None else f"{cell.paper:g}"
+
+
+def _grid(sheet: Sheet, bare: bool = False) -> list[list[str]]:
+    """Heading and rows as text; the paper's number in a column of its own beside ours."""
+    beside = [
+        any(cells[at] is not None and printed(cells[at]) for _, cells in sheet.rows)
+        for at in range(len(sheet.columns))
+    ]
+    head = [*sheet.heads]
+    for column, has in zip(sheet.columns, beside, strict=True):
+        head += [f"{column.title} ({column.unit})" if column.unit else column.title]
+        head += ["paper"] * has
+    lines = [head]
+    for heads, cells in sheet.rows:
+        line = [*heads]
+        for cell, column, has in zip(cells, sheet.columns, beside, strict=True):
+            line += [written(cell, column)] + [printed(cell)] * has
+        lines.append(line)
+    return lines
+
+
+def plain(sheet: Sheet) -> str:
+    """For a terminal or a log."""
+    grid = _grid(sheet)
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
+    lines.insert(1, "-" * max(map(len, lines)))
+    lines = [f"{sheet.name}: {sheet.title}", *lines, *_below(sheet)]
+    return "\n".join(lines)
+
+
+def _below(sheet: Sheet) -> list[str]:
+    lines = [sheet.note] if sheet.note else []
+    lines += [f"paper: “{s.said}” — {s.verdict}. {s.found}" for s in sheet.said]
+    return lines
+
+
+def markdown(sheet: Sheet) -> str:
+    """A pipe table with what stands below it."""
+    head, *rows = ([text.replace("|", "\\|") for text in line] for line in _grid(sheet))
+    lines = [f"**{sheet.name}: {sheet.title}**", "", _piped(head), _piped(["---"] * len(head))]
+    lines += [_piped(row) for row in rows]
+    for text in [*_below(sheet), sheet.protocol]:
+        lines += ["", text] if text else []
+    return "\n".join(lines) + "\n"
+
+
+def _piped(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+_TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+        "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        "−": "$-$", "—": "---", "≈": r"$\approx$", "±": r"$\pm$", "“": "``", "”": "''",
+        "×": r"$\times$"}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """Text with LaTeX's own characters escaped."""
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+def latex(sheet: Sheet) -> str:
+    """A table environment; needs the package booktabs."""
+    head, *rows = ([tex(text) for text in line] for line in _grid(sheet))
+    form = "l" * len(sheet.heads) + "r" * (len(head) - len(sheet.heads))
+    caption = " ".join(part for part in (f"{sheet.title}.", sheet.note, sheet.protocol) if part)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{tex(caption)}}}\label{{tab:{sheet.name}}}",
+            rf"\begin{{tabular}}{{{form}}}",
+            r"\toprule",
+            " & ".join(head) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def csv_text(sheet: Sheet) -> str:
+    """One line per number, with all digits and the query that makes it."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*sheet.heads, "column", "unit", "value", "low", "high", "n", "paper", "sql"])
+    for heads, cells in sheet.rows:
+        for cell, column in zip(cells, sheet.columns, strict=True):
+            if cell is not None:
+                values = (cell.value, cell.low, cell.high, cell.n, cell.paper)
+                texts = ["" if value is None else value for value in values]
+                writer.writerow([*heads, column.title, column.unit, *texts, cell.sql])
+    return stream.getvalue()
+
+
+FORMS = {"csv": csv_text, "md": markdown, "tex": latex}
+
+
+def range_of(numbers: Iterable[int | None]) -> str:
+    """ "200", "38 to 40"."""
+    found = sorted({n for n in numbers if n is not None})
+    if not found:
+        return "0"
+    return count(found[0]) if len(found) == 1 else f"{count(found[0])} to {count(found[-1])}"
+
+
+def to_tree(sheet: Sheet) -> dict[str, Any]:
+    """Plain values, for JSON."""
+    return {
+        **{n: getattr(sheet, n) for n in ("name", "title", "source", "heads", "note", "protocol")},
+        "columns": [vars(column) for column in sheet.columns],
+        "rows": [[heads, [c and vars(c) for c in cells]] for heads, cells in sheet.rows],
+        "said": [vars(said) for said in sheet.said],
+    }
+
+
+def from_tree(tree: Mapping[str, Any]) -> Sheet:
+    """The reverse of `to_tree`."""
+    rows = tuple(
+        (tuple(heads), tuple(None if cell is None else Cell(**cell) for cell in cells))
+        for heads, cells in tree["rows"]
+    )
+    return Sheet(
+        **{n: tree[n] for n in ("name", "title", "source", "note", "protocol")},
+        heads=tuple(tree["heads"]),
+        columns=tuple(Column(**column) for column in tree["columns"]),
+        rows=rows,
+        said=tuple(Said(**said) for said in tree["said"]),
+    )

@@ -1,0 +1,131 @@
+"""Where a run's files are: a folder, or an object store's prefix with a working copy before it.
+
+Writers and readers know folders only. At a remote place every process has a working copy of its
+own: what it finished is uploaded whole, which is atomic in an object store (a file is there or it
+is not), and what it reads is downloaded first. HDF5, which seeks while it writes, never meets the
+store. Credentials come from the store's own standard chain (environment, profile, role).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from fvit_ray.config import ConfigError
+
+T = TypeVar("T")
+BACKOFF = (0.5, 2.0, 8.0, 30.0)  # seconds before each further try, and up to as much again
+AT_ONCE = 16  # downloads
+_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ImportError, ValueError)
+
+
+class Place:
+    """The run folder `where`: a local path, or a URL such as s3://bucket/run.
+
+    folder: where this process writes and reads; at a local place the run folder itself
+    Use it as a context manager, or call `close`: a working copy is removed.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        self.where = str(where)
+        self.remote = "://" in self.where
+        self._fs: Any = None
+        if not self.remote:
+            self.folder = Path(self.where)
+            return
+        import fsspec
+
+        self.where = self.where.rstrip("/")
+        try:
+            # listings change while other processes write: none is kept
+            self._fs, self._root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"--out {self.where}: {error}") from None
+        self.folder = Path(tempfile.mkdtemp(prefix="fvit-ray-"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.remote:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock holds the place, on this machine."""
+        if not self.remote:
+            return self.folder / ".lock"
+        name = hashlib.blake2b(self.where.encode(), digest_size=8).hexdigest()
+        return Path(tempfile.gettempdir()) / f"fvit-ray-{os.getuid()}-{name}.lock"
+
+    def publish(self, *names: str, keep: bool = False) -> None:
+        """Upload finished files of the working copy, in this order; each appears whole.
+
+        keep: leave the working copy's file where it is
+        """
+        for name in names if self.remote else ():
+            self._put(name)
+            if not keep:
+                (self.folder / name).unlink()
+
+    def names(self, part: str = "") -> list[str]:
+        """File names in a part of the place (metrics, scores, maps), sorted; [] without it."""
+        if not self.remote:
+            folder = self.folder / part
+            return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        found = self._try(part, lambda: self._fs.find(f"{self._root}/{part}".rstrip("/")))
+        prefix = f"{self._root}/{part}/" if part else f"{self._root}/"
+        names = (path.removeprefix(prefix) for path in found if path.startswith(prefix))
+        return sorted(name for name in names if "/" not in name)
+
+    def fetch(self, part: str = "", names: Iterable[str] | None = None) -> None:
+        """Download the files of a part that the working copy lacks (`names`: these of them)."""
+        if not self.remote:
+            return
+        there = self.names(part)
+        wanted = there if names is None else [name for name in names if name in there]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda name: self._get(f"{part}/{name}".lstrip("/")), wanted))
+
+    def _get(self, name: str) -> None:
+        local = self.folder / name
+        if local.exists():
+            return
+        local.parent.mkdir(parents=True, exist_ok=True)
+        half = local.with_name(f".{local.name}.{os.getpid()}.tmp")
+        self._try(name, lambda: self._fs.get_file(f"{self._root}/{name}", str(half)))
+        os.replace(half, local)
+
+    def _put(self, name: str) -> None:
+        local = str(self.folder / name)
+        self._try(name, lambda: self._fs.put_file(local, f"{self._root}/{name}"))
+
+    def remove(self, name: str) -> None:
+        """Remove one file, here and there; one that is absent is no error."""
+        (self.folder / name).unlink(missing_ok=True)
+        if self.remote and Path(name).name in self.names(str(Path(name).parent)):
+            self._try(name, lambda: self._fs.rm_file(f"{self._root}/{name}"))
+
+    def _try(self, name: str, call: Callable[[], T]) -> T:
+        """Call until it succeeds; raises OSError, one line, when no further try is of use."""
+        for wait in (*BACKOFF, None):
+            try:
+                return call()
+            except Exception as error:
+                final = isinstance(error, _FINAL) or "Credentials" in type(error).__name__
+                if final or wait is None:
+                    text = " ".join(str(error).split()) or type(error).__name__
+                    raise OSError(f"{self.where}/{name}: {text}") from error
+                time.sleep(wait * random.uniform(1, 2))
+        raise AssertionError("unreachable")

@@ -1,0 +1,12 @@
+"""The paper's tables and figures, beside its numbers; without further options, on the sample.
+
+uv run jobs/reproduce.py all
+uv run jobs/reproduce.py table2 --scale paper --data 'shards-{000000..000049}.tar' --help
+"""
+
+import sys
+
+from fvit_ray.dist.reproduce import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,470 @@
+"""Whatever dies, the rows are those of an undisturbed run: real workers, really killed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fvit_ray.data.shards import expand, read_samples
+from fvit_ray.dist import job
+from fvit_ray.dist.verify import Mismatch, check_chunk
+
+MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
+FAST = [
+    "--models", "sample_vit",
+    "--defences", "none", "{denoiser: 'faulty:build', sigma: 0.25, trials: 2}",
+    "--attack.eps", "0",
+    "--explainers", "rollout",
+    "--compute.micro-batch", "5",
+    "--compute.denoise-batch", "5",
+    "--compute.chunk", "5",
+    "--compute.device", "cpu",
+    "--examples", "0",
+]  # fmt: skip
+OWN = ("ms", "attempts")  # columns that tell of the disturbance
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of faults of one Ray, whose workers know them."""
+    import ray
+
+    folder = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        patch.setenv("FVIT_FAULTS", str(folder))
+        patch.syspath_prepend(str(HERE))
+        import faulty  # noqa: F401  (the driver builds the denoiser, too)
+
+        patch.setitem(sys.modules, "faulty", sys.modules["faulty"])
+        env = {"FVIT_FAULTS": str(folder), "PYTHONPATH": str(HERE)}
+        runtime = {"env_vars": env, "worker_process_setup_hook": "faulty.install"}
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env=runtime,
+        )
+        yield folder
+        ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(faults: Path) -> Iterator[None]:
+    yield
+    for path in faults.iterdir():
+        path.unlink()
+
+
+def png(value: int, extra: bytes = b"") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((32, 32, 3), value, np.uint8)).save(stream, "PNG")
+    return stream.getvalue() + extra
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
+    """Two tars of ten; the first holds a white image and one that the decoder may die of."""
+    from faulty import MARK
+
+    folder = tmp_path_factory.mktemp("shards")
+    samples = read_samples(expand("sample")[0])
+    for number in range(2):
+        members = {}
+        for place in range(10):
+            sample = next(samples)
+            fields = dict(sample.fields)
+            if (number, place) == (0, 3):
+                fields["png"] = png(255)
+            if (number, place) == (1, 6):
+                fields["png"] = png(80, MARK)
+            members |= {f"{number}-{place}.{ext}": data for ext, data in fields.items()}
+        make_tar(folder / f"part-{number:06d}.tar", members)
+    index = {f"part-{n:06d}.tar": {"samples": 10} for n in range(2)}
+    (folder / "index.json").write_text(json.dumps({"shards": index}))
+    return folder
+
+
+def run(out: Path, data: str | Path, *argv: str) -> int:
+    return job.main([*FAST, "--out", str(out), "--data", str(data), *argv])
+
+
+def rows_of(out: Path) -> dict[tuple[str, str, str | None], dict[str, Any]]:
+    rows = ds.dataset(out / "metrics", format="parquet").to_table().to_pylist()
+    found = {(r["shard"], r["key"], r["condition_id"]): r for r in rows}
+    assert len(found) == len(rows), "a row is there twice"
+    return found
+
+
+def maps_of(out: Path) -> dict[tuple[str, str, str], np.ndarray]:
+    found = {}
+    for path in (out / "maps").glob("*.h5"):
+        with h5py.File(path) as file:
+            for condition, maps in file["saliency"].items():
+                for key, values in zip(file["keys"][:], maps["rollout"][:], strict=True):
+                    found[str(file.attrs["shard"]), key.decode(), condition] = values
+    return found
+
+
+def same(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in OWN}
+
+
+def assert_equal_runs(a: Path, b: Path, without: tuple[str, ...] = ()) -> None:
+    """Rows and maps are equal to the last bit, but for the samples `without`."""
+    for read in (rows_of, maps_of):
+        first, second = read(a), read(b)
+        keys = {key for key in first if key[1] not in without}
+        assert keys == {key for key in second if key[1] not in without}
+        for key in keys:
+            if read is rows_of:
+                assert same(first[key]) == same(second[key])
+            else:
+                np.testing.assert_array_equal(first[key], second[key])
+    assert not list(b.rglob("*.tmp"))
+    assert not list((b / "tries").glob("*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faults: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert run(out, shards, "--compute.actors", "1") == 0
+    assert {row["attempts"] for row in rows_of(out).values()} == {1}
+    assert len(rows_of(out)) == 40
+    return out
+
+
+def attempts_of(out: Path) -> dict[tuple[str, int], int]:
+    """Tries by (shard, chunk)."""
+    return {(r["shard"], r["position"] // 5): r["attempts"] for r in rows_of(out).values()}
+
+
+def test_actor_decode_worker_and_half_written_files(
+    faults: Path, shards: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Each dies once: in an evaluation, in decoding, and with half of its maps or rows written."""
+    for name, what in (
+        ("evaluate", "kill once"),
+        ("decode", "kill once"),
+        ("write_maps", "half kill once"),
+        ("write_metrics", "half kill once"),
+    ):
+        (faults / name).write_text(what)
+    out = tmp_path / "run"
+    assert run(out, shards, "--compute.actors", "2") == 0
+    assert_equal_runs(undisturbed, out)
+    assert {path.name for path in faults.iterdir()} == {
+        f"{name}.pid" for name in ("evaluate", "decode", "write_maps", "write_metrics")
+    }
+    attempts = attempts_of(out)
+    assert attempts["part-000000", 0] >= 2
+    assert attempts["part-000001", 1] >= 2
+    assert sum(attempts.values()) == 4 + 4
+
+
+def test_samples_that_always_kill_their_workers_are_alone(
+    faults: Path,
+    shards: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (faults / "evaluate").write_text("kill")
+    (faults / "decode").write_text("kill")
+    out = tmp_path / "run"
+    assert run(out, shards, "--compute.actors", "2") == 0
+    assert_equal_runs(undisturbed, out, without=("0-3", "1-6"))
+    rows = rows_of(out)
+    for shard, key in (("part-000000", "0-3"), ("part-000001", "1-6")):
+        (row,) = [r for (s, k, _), r in rows.items() if (s, k) == (shard, key)]
+        assert "its worker died" in row["error"]
+        assert 4 <= row["attempts"] <= 10
+    assert "2 of 20 samples could not be evaluated" in capsys.readouterr().out
+
+
+def test_a_sample_that_raises_is_alone_and_the_others_keep_their_rows(
+    faults: Path, shards: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    (faults / "evaluate").write_text("raise")
+    (faults / "decode").write_text("raise")
+    out = tmp_path / "run"
+    assert run(out, shards, "--compute.actors", "2") == 0
+    assert_equal_runs(undisturbed, out, without=("0-3", "1-6"))
+    bad = {key: r["error"] for (_, key, c), r in rows_of(out).items() if c is None}
+    assert bad == {
+        "0-3": "evaluation failed (RuntimeError: a fault of two lines)",
+        "1-6": "image: a fault of two lines",
+    }
+
+
+def test_an_evaluation_that_always_raises_ends_the_run_in_one_line(
+    faults: Path,
+    shards: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (faults / "evaluate_any").write_text("raise")
+    out = tmp_path / "run"
+    assert run(out, shards, "--compute.actors", "1") == 1
+    error = capsys.readouterr().err
+    assert "a fault" in error
+    assert "the same command resumes" in error
+    assert not list((out / "metrics").glob("*.parquet"))
+    (faults / "evaluate_any").unlink()
+    assert run(out, shards, "--compute.actors", "2") == 0
+    assert_equal_runs(undisturbed, out)
+
+
+def test_outputs_that_are_not_finite_are_told(
+    faults: Path, shards: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    (faults / "nan").touch()
+    out = tmp_path / "run"
+    assert run(out, shards / "part-000000.tar", "--compute.actors", "1") == 0
+    rows = rows_of(out)
+    broken = {key: row["error"] for key, row in rows.items() if row["error"] is not None}
+    assert {(key, row) for (_, key, _), row in broken.items()} == {
+        ("0-3", "the network's output is not finite")
+    }
+    clean = rows_of(undisturbed)
+    assert all(same(row) == same(clean[key]) for key, row in rows.items() if key not in broken)
+
+
+def copy_of(run_folder: Path, out: Path) -> Path:
+    return Path(shutil.copytree(run_folder, out))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_torn_files_of_a_commit_are_noticed_and_made_again(
+    faults: Path,
+    shards: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    finished: bool,
+) -> None:
+    """As after a power cut: rows cut at half, maps cut or gone, a stray temporary file."""
+    out = copy_of(undisturbed, tmp_path / "run")
+    chunks = sorted((out / "metrics").glob("*.parquet"))
+    os.truncate(chunks[0], chunks[0].stat().st_size // 2)
+    os.truncate(out / "maps" / f"{chunks[1].stem}.h5", 1000)
+    (out / "maps" / f"{chunks[2].stem}.h5").unlink()
+    (out / "metrics" / f".{chunks[0].name}.7.tmp").write_bytes(b"half")
+    if not finished:
+        document = json.loads((out / "run.json").read_text())
+        (out / "run.json").write_text(json.dumps(document | {"status": "running"}))
+    kept = chunks[3].stat().st_mtime_ns
+    assert run(out, shards, "--compute.actors", "2") == 0
+    assert_equal_runs(undisturbed, out)
+    assert chunks[3].stat().st_mtime_ns == kept
+    text = capsys.readouterr().out
+    assert text.count("damaged, made again:") == 3
+    assert f"maps/{chunks[2].stem}.h5 is gone" in text
+    assert json.loads((out / "run.json").read_text())["status"] == "complete"
+
+
+class Server:
+    """Files over HTTP; `troubles`: file -> what happens to its next so many requests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.troubles: dict[str, tuple[str, int]] = {}
+        server = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def log_message(self, *_: object) -> None: ...
+
+            def do_GET(self) -> None:
+                what, times = server.troubles.get(self.path[1:], ("", 0))
+                if not times:
+                    return super().do_GET()
+                server.troubles[self.path[1:]] = what, times - 1
+                if what == "refuse":
+                    return self.send_error(503)
+                data = (folder / self.path[1:]).read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) * 2 // 3])
+                self.wfile.flush()
+                if what == "slow":
+                    server.hold.wait(60)
+                    self.wfile.write(data[len(data) * 2 // 3 :])
+                self.close_connection = True
+                return None
+
+        self.hold = threading.Event()
+        make = functools.partial(Handler, directory=str(folder))
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), make)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.base = f"http://127.0.0.1:{self.http.server_port}"
+
+
+@pytest.fixture
+def server(shards: Path) -> Iterator[Server]:
+    server = Server(shards)
+    yield server
+    server.hold.set()
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def test_connections_that_break_and_a_shard_that_stays_away(
+    server: Server,
+    shards: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A download that breaks is read again, to the sample; a shard that cannot be had waits for
+    the next call, while the others are evaluated."""
+    server.troubles["part-000000.tar"] = "drop", 2
+    (shards / "part-000002.tar").write_bytes((shards / "part-000001.tar").read_bytes())
+    out, data = tmp_path / "run", f"{server.base}/part-{{000000..000002}}.tar"
+    (shards / "part-000002.tar").rename(shards / "away")
+    assert run(out, data, "--compute.actors", "2") == 1
+    error = capsys.readouterr().err
+    assert "1 of 3 shards" in error
+    assert "part-000002.tar: cannot be read" in error
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    assert len(rows_of(out)) == 40
+    assert server.troubles["part-000000.tar"] == ("drop", 0)
+    (shards / "away").rename(shards / "part-000002.tar")
+    assert run(out, data, "--compute.actors", "1") == 0
+    (shards / "part-000002.tar").unlink()
+    rows = rows_of(out)
+    assert len(rows) == 60
+    assert all(same(row) == same(rows[key]) for key, row in rows_of(undisturbed).items())
+
+
+def test_a_straggling_shard_holds_nobody_up(
+    server: Server, shards: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    server.troubles["part-000000.tar"] = "slow", 1
+    out = tmp_path / "run"
+    seen: list[set[str]] = []
+
+    def release() -> None:
+        deadline = time.monotonic() + 50
+        others = {f"part-000001-{n:05d}.parquet" for n in range(2)}
+        while time.monotonic() < deadline:
+            found = {path.name for path in (out / "metrics").glob("*.parquet")}
+            if found >= others:
+                break
+            time.sleep(0.05)
+        seen.append(found)
+        server.hold.set()
+
+    watcher = threading.Thread(target=release)
+    watcher.start()
+    assert run(out, f"{server.base}/part-{{000000..000001}}.tar", "--compute.actors", "1") == 0
+    watcher.join()
+    assert {f"part-000001-{n:05d}.parquet" for n in range(2)} <= seen[0]
+    assert "part-000000-00001.parquet" not in seen[0]
+    assert_equal_runs(undisturbed, out)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(
+    faults: Path,
+    shards: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with mounted(tmp_path / "disk", "400k") as disk:
+        out = disk / "run"
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(340 << 10))
+        assert run(out, shards, "--compute.actors", "1") == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        assert "No space left on device" in error
+        assert "the same command resumes" in error
+        assert (
+            not any(row["error"] for row in rows_of(out).values())
+            if any((out / "metrics").glob("*.parquet"))
+            else True
+        )
+        ballast.unlink()
+        assert run(out, shards, "--compute.actors", "2") == 0
+        assert_equal_runs(undisturbed, out)
+
+
+def test_a_read_only_output_is_refused_in_one_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mounted(tmp_path / "disk", "1m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert run(disk / "run", shards) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Read-only file system" in error
+
+
+def test_what_an_undisturbed_run_cannot_hold_is_a_mismatch(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """The check at the end of every run: a row, a map or a score more or less is an error."""
+    conditions = sorted({key[2] for key in rows_of(undisturbed) if key[2]})
+    name = "part-000000-00001"
+    assert check_chunk(undisturbed, name, conditions, 5) == 5
+    path = undisturbed / "metrics" / f"{name}.parquet"
+    table = pq.read_table(path)
+
+    def spoilt(rows: pa.Table | None = None, keys: list[bytes] | None = None) -> Path:
+        out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        for part in ("metrics", "maps"):
+            (out / part).mkdir(parents=True)
+        pq.write_table(table if rows is None else rows, out / "metrics" / path.name)
+        shutil.copy(undisturbed / "maps" / f"{name}.h5", out / "maps")
+        if keys is not None:
+            with h5py.File(out / "maps" / f"{name}.h5", "a") as file:
+                file["keys"][: len(keys)] = keys
+        return out
+
+    assert check_chunk(spoilt(), name, conditions, 5) == 5
+    for broken, message in (
+        (spoilt(table.slice(1)), "has not one row for each condition"),
+        (spoilt(pa.concat_tables([table, table.slice(0, 1)])), "has not one row"),
+        (spoilt(table.slice(2)), "its samples are not 5"),
+        (spoilt(keys=[b"another"]), "maps of other samples"),
+    ):
+        with pytest.raises(Mismatch, match=message):
+            check_chunk(broken, name, conditions, 5)
+    with pytest.raises(Mismatch, match="has not one row for each condition"):
+        check_chunk(undisturbed, name, [*conditions, "one-more"], 5)

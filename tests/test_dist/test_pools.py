@@ -1,0 +1,185 @@
+"""Actor pools on a cluster of several nodes with fake GPUs: pinned, shared, grown and bereaved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fvit_ray.cli import build
+from fvit_ray.config import Config, ConfigError
+from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.data.shards import expand, shard_ids
+from fvit_ray.settings import Compute
+
+SPEC = Preprocess("model", (32, 32), 1.0, "bilinear")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without GPUs, and two nodes with two fake GPUs each, one kind of GPU per node."""
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    store = {"object_store_memory": 100 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, **store})
+    for kind in ("A100", "H100"):
+        resources = {f"accelerator_type:{kind}": 1}
+        made.add_node(num_cpus=2, num_gpus=2, resources=resources, **store)
+    ray.init(address=made.address, log_to_driver=False)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def light_actor(seconds: float) -> type:
+    """An actor without torch that says where it is; made here, so that it travels by value."""
+
+    class Light:
+        def __init__(self, **settings: Any) -> None:
+            import ray
+
+            context = ray.get_runtime_context()
+            ids = ",".join(map(str, context.get_accelerator_ids()["GPU"]))
+            self.place = {
+                "actor": context.get_actor_id(),
+                "node": context.get_node_id(),
+                "gpu": ids,
+                "visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            }
+
+        def __call__(self, table: Any) -> Any:
+            import sys
+
+            import pyarrow as pa
+
+            row = table.to_pylist()[0]
+            time.sleep(seconds)
+            seen = {"chunk": f"{row['shard']}-{row['chunk']}", "torch": "torch" in sys.modules}
+            return pa.Table.from_pylist([{**self.place, **seen}])
+
+    return Light
+
+
+def light_rows(pool: Any, seconds: float = 0.1, limit: int | None = None) -> Iterator[Any]:
+    from fvit_ray.dist.stream import ShardTask, stream
+
+    config = configured()
+    urls = expand("sample")
+    tasks = [
+        ShardTask(url, name, limit, frozenset())
+        for url, name in zip(urls, shard_ids(urls), strict=True)
+    ]
+    return stream(config, "nowhere", tasks, (SPEC,), 10, pool, "", light_actor(seconds))
+
+
+def configured(**compute: Any) -> Config:
+    sizes = {"micro_batch": 5, "chunk": 5}
+    return build({"models": ["sample_vit"], "compute": {**sizes, **compute}})
+
+
+@pytest.mark.parametrize(("share", "count"), [(1, 4), (0.5, 8)])
+def test_every_actor_is_pinned_to_its_gpu(cluster: Any, share: float, count: int) -> None:
+    """GPU ids are those of a node, so actors are told apart by node and id together."""
+    from fvit_ray.dist.cluster import pool
+    from fvit_ray.dist.watch import Watch
+
+    asked = pool(Compute(gpus_per_actor=share))
+    assert (asked.device, asked.actors, asked.max_actors) == ("cuda", count, count)
+    state = Watch.begin()
+    rows = list(light_rows(asked, limit=100))
+    assert len({row["chunk"] for row in rows}) == len(rows) == 100
+    actors = {row["actor"]: (row["node"], row["gpu"], row["visible"]) for row in rows}
+    assert len(actors) == count
+    held = Counter((node, gpu) for node, gpu, _ in actors.values())
+    assert len(held) == 4
+    assert set(held.values()) == {count // 4}
+    assert all(gpu == visible for _, gpu, visible in actors.values())
+    assert not any(row["torch"] for row in rows)  # what an actor imports is its own affair
+    names = list(state.queues)
+    assert len(names) == 3, names  # reading, decoding and evaluating are never fused
+    assert state.stored_max > 0
+
+
+def test_an_actor_may_ask_for_one_kind_of_gpu(cluster: Any) -> None:
+    from fvit_ray.dist.cluster import pool
+
+    asked = pool(Compute(accelerator_type="H100"))
+    assert (asked.actors, asked.name, asked.accelerator_type) == (2, "H100", "H100")
+    assert pool(Compute()).name == "A100, H100"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"accelerator_type": "L4"}, "no node has L4, the cluster has A100, H100"),
+        ({"accelerator_type": "A100", "device": "cpu"}, "with device cpu"),
+    ],
+)
+def test_what_the_cluster_lacks_is_refused_at_once(
+    cluster: Any, fields: dict[str, Any], says: str
+) -> None:
+    from fvit_ray.dist.cluster import pool
+
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=says) as caught:
+        pool(Compute(**fields))
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 5
+
+
+def test_more_actors_than_gpus_are_not_waited_for(cluster: Any) -> None:
+    from fvit_ray.dist.cluster import pool
+
+    assert pool(Compute(actors=9)).actors == 4
+    assert pool(Compute(actors=3)).actors == 3
+    waits = pool(Compute(accelerator_type="L4", actors=1, max_actors=3))
+    assert (waits.actors, waits.max_actors, waits.device) == (1, 3, "cuda")
+
+
+def test_nodes_join_and_leave(cluster: Any) -> None:
+    """A pool that may grow takes a joining node's GPUs, of the kind it asked for; when the node
+    dies its chunks are done by the others."""
+    from fvit_ray.dist.cluster import pool
+
+    asked = pool(Compute(accelerator_type="A100", actors=2, max_actors=4))
+    assert (asked.actors, asked.max_actors) == (2, 4)
+    rows: list[Any] = []
+    joined = None
+    gone = False
+    for row in light_rows(asked, seconds=0.2, limit=110):
+        rows.append(row)
+        nodes = {r["node"] for r in rows}
+        if joined is None:
+            assert len(nodes) == 1
+            resources = {"accelerator_type:A100": 1}
+            joined = cluster.add_node(num_cpus=2, num_gpus=2, resources=resources)
+        elif len(nodes) == 2 and not gone:
+            cluster.remove_node(joined, allow_graceful=False)
+            gone = True
+    assert gone, "no actor ever came to the new node"
+    chunks = {f"fashion-{shard:06d}-{chunk}" for shard in range(5) for chunk in range(22)}
+    assert {r["chunk"] for r in rows} == chunks
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"gpus_per_actor": 2}, "gpus_per_actor"),
+        ({"actors": 4, "max_actors": 2}, "max_actors: 2 is less than actors"),
+    ],
+)
+def test_an_impossible_pool_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        configured(**fields)
+
+
+def test_a_pool_is_no_part_of_a_results_identity() -> None:
+    other = configured(actors=3, max_actors=4, gpus_per_actor=0.5, accelerator_type="A100")
+    assert other.fingerprint() == configured().fingerprint()
