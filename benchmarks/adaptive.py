@@ -58,7 +58,7 @@ def _built(
     name: str, model: str, setting: rowbench.Setting, **more: Any
 ) -> tuple[Evaluator, Batch, dict[str, Any]]:
     """The networks, a block of images, and what both kinds of row give to the defence."""
-    config = setting.config(name, model, **more)
+    config = rowbench.settled(setting.config(name, model, **more), setting.device)
     evaluator = Evaluator(config, str(setting.device))
     networks = evaluator.networks
     block = networks.block(rowbench.pictures(config, config.compute.micro_batch), 0)

@@ -101,7 +101,7 @@ def gate_row(
     config: Config, device: torch.device, batches: Sequence[tuple[int, Batch]], fault: str | None
 ) -> record.Row:
     """Compare and judge a configuration; batches: seeds and images."""
-    rows = []
+    rows, config = [], rowbench.settled(config, device)
     for seed, batch in batches:
         seeded = config.model_copy(update={"seed": seed})
         reference = sides.Side(seeded, device, True)
@@ -195,7 +195,8 @@ def rows_of(args: argparse.Namespace) -> list[record.Row]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    torch.set_num_threads(args.threads)
+    if record.resolve(args.device).type == "cpu":
+        torch.set_num_threads(args.threads)
     device = record.resolve(args.device)
     more = {n: getattr(args, n) for n in ("images", "seeds", "trials", "steps", "fault", "compile")}
     gates = {dtype: vars(GATES[dtype]) for dtype in args.dtypes}

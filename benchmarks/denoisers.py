@@ -13,6 +13,7 @@ runs of one fixed size, timed by the device's own events; building and compiling
   paper      its table 4, on one A100-80GB (kandinsky22: a multi-step pipeline)
   floor, target   of an H100 at m = k = 10, explained by one gradient pass
   naive      one image, one trial at a time, float32, eager, U-Nets as diffusers runs them
+  agrees     --agreement: the results of this configuration, judged as `agreement.py` does
 `core share` is CPU time over wall time: 1 on an idle machine, less where others had the core.
 Rows that were not run stay empty; one that runs out of memory or time says so.
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import adaptive
+import agreement
 import backbones
 import measure
 import plots
@@ -52,6 +54,7 @@ COLUMNS = {
     "target_ms": "target",
     "naive_ms": "naive",
     "naive_ratio": "naive/alone",
+    "agrees": "agrees",
     "error": "note",
 }
 ADAPTIVE = {
@@ -82,12 +85,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--trials", type=int, help="m")
     add("--steps", type=int, help="k, of PGD")
     add("--batch", type=int, help="images per block")
-    add("--denoise-batch", type=int, help="trials per call")
-    add("--explain-batch", type=int, help="trials per call of the explainers")
+    add("--denoise-batch", type=_size, help="trials per call; auto: tuned on this device")
+    add("--explain-batch", type=_size, help="trials per call of the explainers")
     add("--dtype", default=None, help="default float16 on a GPU, float32 on a CPU")
     add("--compile", default="auto", choices=("auto", "on", "off"))
     add("--compute", nargs="*", default=[], metavar="NAME=VALUE", help="other fields of compute")
     add("--naive", type=int, nargs="?", const=2, default=0, metavar="N", help="images, older style")
+    add("--agreement", type=int, default=0, metavar="N", help="images that judge the row's results")
     add("--adaptive", action="store_true", help="EOT gradients and certification, too")
     add("--eot", type=int, default=4, help="noise samples per step of --adaptive")
     add("--noise-samples", type=int, default=0, help="of certification; default 1000, tiny 20")
@@ -100,6 +104,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--name", help="of the results; default denoisers[-tiny|-sample]")
     add("--out", type=Path, default=record.RESULTS, help="folder of the results")
     return _filled(parser.parse_args(argv))
+
+
+def _size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _filled(args: argparse.Namespace) -> argparse.Namespace:
@@ -154,7 +162,8 @@ def run(args: argparse.Namespace, tiny: Path | None) -> int:
     more = {name: getattr(args, name) for name in ("models", "trials", "steps", "repeats", "eot")}
     more |= {"compute": setting.compute, "matmul_tflops": setting.peak, "tiny": args.tiny}
     more |= {"unit": "ms per sample", "paper_device": backbones.PAPER_DEVICE}
-    more["energy"] = "a counter" if measure.joules(setting.device) is not None else None
+    energy = measure.energy(setting.device)
+    more["energy"] = energy.source if energy else None
     head = record.facts(setting.device, args.dtype, setting.random_weights, **more)
     rows: list[record.Row] = []
     for model in args.models:
@@ -167,6 +176,7 @@ def run(args: argparse.Namespace, tiny: Path | None) -> int:
     for model in args.models:
         print(f"\n{model}, m = {args.trials}, k = {args.steps}, {' '.join(args.explainers)}")
         print(record.table(of(rows, model, "evaluate"), COLUMNS))
+        print("".join(f"\n{line}" for line in misses(of(rows, model, "evaluate"))))
         if more_rows := of(rows, model, "eot") + of(rows, model, "certify"):
             print("\n" + record.table(more_rows, ADAPTIVE))
     print(f"\n{record.summary(head)}; matrix product {setting.peak:.3g} TFLOP/s")
@@ -175,6 +185,19 @@ def run(args: argparse.Namespace, tiny: Path | None) -> int:
     for path in paths:
         print(f"wrote {path}")
     return int(any("ms" in row for row in rows) is False)
+
+
+def misses(rows: Sequence[record.Row]) -> list[str]:
+    """A line for each row that takes longer than its target: its costliest stage."""
+    lines = []
+    for row in rows:
+        if (target := row.get("target_ms")) and row.get("ms", 0) > target:
+            stage, share = row["slowest"], 100 * row["slowest_peak_share"]
+            lines.append(
+                f"{row['row']}: {row['ms']:.1f} ms, target {target:g}; most of it {stage}, "
+                f"{row[f'{stage}_ms']:.1f} ms at {share:.0f} % of a matrix product's rate"
+            )
+    return lines
 
 
 def of(rows: Sequence[record.Row], model: str, kind: str) -> list[record.Row]:
@@ -211,18 +234,35 @@ def _row(
 ) -> list[record.Row]:
     row, evaluator, batch = rowbench.bench(name, model, setting)
     rows = [row]
-    if evaluator is not None and batch is not None and evaluator.networks.denoisers:
-        if args.profile and row.get("slowest"):
-            text = rowbench.profile(evaluator, batch, row["slowest"], setting)
-            path = args.out / f"{args.name}-{record.slug(name)}-{row['slowest']}-profile.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+    defended = evaluator is not None and bool(evaluator.networks.denoisers)
+    if args.profile and evaluator is not None and batch is not None and row.get("slowest"):
+        text = rowbench.profile(evaluator, batch, row["slowest"], setting)
+        path = args.out / f"{args.name}-{record.slug(name)}-{row['slowest']}-profile.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    del evaluator, batch
+    rowbench.release()
+    if defended and "ms" in row:
+        if args.agreement:
+            row |= agreed(name, model, setting, args.agreement)
         if args.adaptive:
             sizes = adaptive.Sizes(args.eot, args.noise_samples, args.batch)
             rows += adaptive.rows(name, model, setting, sizes)
-    del evaluator, batch
-    rowbench.release()
     return rows
+
+
+def agreed(name: str, model: str, setting: rowbench.Setting, count: int) -> record.Row:
+    """`agreement.py`'s numbers of this very configuration; `agrees`: yes, or the broken limits."""
+    config = setting.config(name, model)
+    try:
+        with rowbench.limited(setting.limit):
+            batches = [(config.seed, rowbench.pictures(config, count))]
+            found = agreement.gate_row(config, setting.device, batches, None)
+    except Exception as error:  # out of memory beside the reference: the row's time stands
+        return {"agrees": rowbench.line(error)}
+    kept = ("images", "trial", "mean", "psnr", "x0", "cosine")
+    verdict = {"agrees": f"fails {found['fails']}" if found["fails"] else "yes"}
+    return verdict | {f"agreement_{key}": found[key] for key in kept}
 
 
 def _progress(row: record.Row) -> str:
@@ -232,7 +272,8 @@ def _progress(row: record.Row) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    torch.set_num_threads(args.threads)
+    if record.resolve(args.device).type == "cpu":
+        torch.set_num_threads(args.threads)
     try:
         if not args.tiny:
             return run(args, None)

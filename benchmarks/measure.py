@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from fvit_ray.metrics.energy import Counter, counter
 
 T = TypeVar("T")
 Call = Callable[[], object]
@@ -96,21 +97,10 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, repeats: int = 10) -
     return 2 * side**3 / median(times) / 1e12
 
 
-def joules(device: torch.device) -> float | None:
-    """The device's energy counter (NVML's; on a CPU RAPL's packages); None where it has none."""
-    try:
-        if device.type == "cuda":
-            import pynvml
-
-            pynvml.nvmlInit()
-            uuid = str(torch.cuda.get_device_properties(device).uuid)
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-        counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:[0-9]*"))
-        packages = [c / "energy_uj" for c in counters if c.name.count(":") == 1]
-        return sum(int(p.read_text()) for p in packages) / 1e6 if packages else None
-    except Exception:  # no library, no permission, no such counter: it is not readable
-        return None
+def energy(device: torch.device) -> Counter | None:
+    """NVML's counter of a GPU, RAPL's of the processors; None where neither can be read."""
+    found = counter(device.type, 1.0, device.index or 0)
+    return None if found.source.startswith("assumed") else found
 
 
 @contextmanager

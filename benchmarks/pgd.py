@@ -134,7 +134,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    torch.set_num_threads(args.threads)
+    if record.resolve(args.device).type == "cpu":
+        torch.set_num_threads(args.threads)
     more = {n: getattr(args, n) for n in ("models", "batch", "eps", "steps", "repeats")}
     random_weights = not set(args.models) <= set(SAMPLE_MODELS)
     head = record.facts(record.resolve(args.device), "float32", random_weights, **more)

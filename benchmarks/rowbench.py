@@ -18,8 +18,9 @@ import stages
 import torch
 from record import Row
 
-from fvit_ray import flops, rng
+from fvit_ray import flops, rng, tune
 from fvit_ray.batch import Batch
+from fvit_ray.cli import build
 from fvit_ray.config import Config
 from fvit_ray.evaluate import Evaluator, preprocess_of
 from fvit_ray.models.load import describe
@@ -59,9 +60,15 @@ class Setting:
             "compute": {"device": self.device.type, **self.compute},
         }
         if defence["denoiser"] == "none":  # fewer copies than a call would be padded to
-            compute = tree["compute"]
-            compute["explain_batch"] = min(compute["explain_batch"], compute["micro_batch"])
-        return Config.model_validate(tree)
+            tree["compute"]["explain_batch"] = tree["compute"]["micro_batch"]
+        return build(tree)
+
+
+def settled(config: Config, device: torch.device) -> Config:
+    """The configuration with sizes for `auto`, tuned on the device."""
+    if not config.compute.tuned:
+        return config
+    return tune.applied(config, tune.resolved(config, str(device)))
 
 
 def pictures(config: Config, count: int) -> Batch:
@@ -142,6 +149,9 @@ def profile(evaluator: Evaluator, batch: Batch, stage: str, setting: Setting) ->
 def _measure(row: str, model: str, setting: Setting, found: Row) -> tuple[Evaluator, Batch]:
     device, config = setting.device, setting.config(row, model)
     started = time.perf_counter()
+    if config.compute.tuned:
+        config = settled(config, device)
+        found["tune_s"], started = time.perf_counter() - started, time.perf_counter()
     evaluator = Evaluator(config, str(device))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -162,7 +172,7 @@ def _measure(row: str, model: str, setting: Setting, found: Row) -> tuple[Evalua
         "arithmetic": config.compute.arithmetic,
         "compiled": compiled,
         "batch": size,
-        "denoise_batch": config.compute.denoise_batch,
+        "denoise_batch": max([*map(evaluator.networks.batch_of, evaluator.networks.denoisers), 0]),
         "m": config.defences[0].trials if evaluator.networks.denoisers else 1,
         "k": setting.steps,
         "explainers": " ".join(setting.explainers),
@@ -231,9 +241,8 @@ def _arithmetic(config: Config, evaluator: Evaluator, found: Row, peak: float) -
     found["floor_here_ms"] = total / 1e9 / peak
     slowest = max(by_stage, key=lambda name: found.get(f"{name}_ms") or 0.0)
     found["slowest"] = slowest
-    if found.get(f"{slowest}_ms"):
-        rate = by_stage[slowest] / 1e9 / found[f"{slowest}_ms"]
-        found["slowest_peak_share"] = rate / peak
+    found["slowest_floor_ms"] = by_stage[slowest] / 1e9 / peak
+    found["slowest_peak_share"] = found["slowest_floor_ms"] / found[f"{slowest}_ms"]
 
 
 def _older(evaluator: Evaluator, batch: Batch, setting: Setting, found: Row) -> None:

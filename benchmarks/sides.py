@@ -18,11 +18,12 @@ from fvit_ray.config import Config
 from fvit_ray.denoisers.folded import Unfolded
 from fvit_ray.explainers import explain
 from fvit_ray.networks import Networks
-from fvit_ray.plan import explain_options
+from fvit_ray.plan import batch_of, explain_options
 from fvit_ray.settings import Compute, Defence
 from fvit_ray.smoothing.aggregate import aggregate_maps, aggregate_probs
 from fvit_ray.smoothing.dds import resize
 from fvit_ray.smoothing.fvit import pad
+from fvit_ray.tune import SIZES
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,7 @@ class Side:
 
     def __init__(self, config: Config, device: torch.device, reference: bool) -> None:
         if reference:
-            sizes = {
-                name: getattr(config.compute, name)
-                for name in ("micro_batch", "denoise_batch", "explain_batch", "chunk")
-            }
+            sizes = {name: getattr(config.compute, name) for name in (*SIZES, "chunk")}
             plain = Compute(device=device.type, dtype="float32", compile="off", **sizes)
             config = config.model_copy(update={"compute": plain})
         self.config, self.networks = config, Networks(config, str(device))
@@ -63,7 +61,7 @@ class Side:
         if self.defence is not None:
             trials = networks.trials(self.defence, x, block.keys, eps)
         with torch.inference_mode():
-            flat, size = trials.flatten(0, 1), self.config.compute.denoise_batch
+            flat, size = trials.flatten(0, 1), batch_of(self.config, self.defence)
             logits = networks.logits(self.model, flat, size).unflatten(0, trials.shape[:2])
             if target is None:
                 target = aggregate_probs(logits, "mean").pred
@@ -83,7 +81,7 @@ class Side:
         """z_t of the first images, as many as one call of the denoiser takes."""
         assert self.defence is not None
         denoiser, step = (getattr(self.networks, n)[self.defence] for n in ("denoisers", "steps"))
-        size = self.config.compute.denoise_batch
+        size = batch_of(self.config, self.defence)
         with torch.inference_mode():
             z = denoiser.encode(resize(x[:size], denoiser.resolution))
             noise = rng.normal(self.config.seed, keys[:size], "x0", 1, z.shape[1:], z.device)

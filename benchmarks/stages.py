@@ -109,17 +109,17 @@ def timed(evaluator: Evaluator, clock: Clock, batch: Batch, repeats: int, limit:
     """Repeat a (warm) evaluation; no run begins after `limit` seconds."""
     device, totals, parts = clock.device, [], []
     clock.read()
-    cpu, before = measure.cpu_seconds(), measure.joules(device)
+    cpu, energy = measure.cpu_seconds(), measure.energy(device)
+    before = energy.joules() if energy else 0.0
     while len(totals) < repeats and (not totals or sum(totals) < limit):
         totals.append(measure.seconds(lambda: evaluator(batch), device))
         parts.append(clock.read())
-    after = measure.joules(device)
+    joules = (energy.joules() - before) / len(totals) if energy else None
     share = (measure.cpu_seconds() - cpu) / sum(totals) / torch.get_num_threads()
     names = [name for name in STAGES if any(name in part for part in parts)]
     stages = {name: median(part.get(name, 0.0) for part in parts) for name in names}
     total = median(totals)
     stages[OTHER] = max(0.0, total - sum(stages.values()))
-    joules = None if before is None or after is None else (after - before) / len(totals)
     return Timed(total, stages, len(totals), joules, share if device.type == "cpu" else None)
 
 

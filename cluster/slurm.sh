@@ -54,7 +54,7 @@ on_node() { # on_node NODE ARGUMENTS: ray start, in the background, on one node
 }
 
 on_node "$head" --head --node-ip-address="$address" --port="$port" \
-    --temp-dir="${TMPDIR:-/tmp}/ray-$SLURM_JOB_ID"
+    --temp-dir="/tmp/ray-$SLURM_JOB_ID"
 for ((i = 0; i < ${WAIT:-60}; i++)); do
     if "$python" -m ray.scripts.scripts status --address="$address:$port" >/dev/null 2>&1; then
         break

@@ -26,7 +26,6 @@ from fvit_ray.smoothing.schedule import Step
 from fvit_ray.smoothing.through import Through, attack_purpose
 
 
-
 @dataclass(frozen=True)
 class Victim:
     """What is attacked: a classifier, or all of (defence, denoiser, step) in front of it.

@@ -34,6 +34,8 @@ RUN_OPTIONS = {
     "export": "HDF5 file (vis, image, target) of every condition and explainer's maps",
     "address": "Ray cluster to join; default RAY_ADDRESS, else a local one",
     "dry_run": "print the plan, its forward passes, time and disk; run nothing",
+    "gpu": "with --dry-run: the kind of GPU to estimate for, e.g. a100",
+    "gpus": "with --dry-run --gpu: how many; default 1",
     "strict": "exit non-zero when any sample could not be evaluated",
     "help": "this text",
 }
@@ -63,6 +65,7 @@ class Command:
     dry_run: bool = False
     strict: bool = False
     place: str | None = None  # the run folder as a URL, where it is no path
+    gpu: tuple[str, int] | None = None  # of --gpu and --gpus
 
 
 def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
@@ -105,7 +108,20 @@ def parse(argv: Sequence[str], default: str = SAMPLE) -> Command:
         bool(run.get("dry_run")),
         bool(run.get("strict")),
         place=str(out) if "://" in str(out) else None,
+        gpu=_gpus(run),
     )
+
+
+def _gpus(run: Mapping[str, Any]) -> tuple[str, int] | None:
+    """What --gpu and --gpus ask an estimate for."""
+    if "gpu" not in run and "gpus" not in run:
+        return None
+    if "gpu" not in run or not run.get("dry_run"):
+        raise ConfigError("--gpus: goes with --dry-run and --gpu, e.g. --dry-run --gpus 64 --gpu a100")
+    count = str(run.get("gpus", 1))
+    if not count.isdigit() or not int(count):
+        raise ConfigError(f"--gpus: takes a number of GPUs, got {count}")
+    return str(run["gpu"]), int(count)
 
 
 def stored_tree(folder: Path, tree: dict[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,11 @@ class Config(Frozen):
                     f"defences: {defence.denoiser!r} was trained on the sample's 32-pixel garments "
                     "and does not fit other data; name another denoiser, or `none`"
                 )
+            if defence.denoiser == "sdxl" and self.compute.dtypes["autoencoder"] == "float16":
+                raise ValueError(
+                    "compute.autoencoder_dtype: sdxl's autoencoder overflows in float16; use "
+                    "bfloat16 or float32"
+                )
         self._attack_fits()
         self._certificate_fits()
         self._scores_fit()
@@ -137,6 +142,8 @@ class Config(Frozen):
                 "certify: only a smoothed classifier has a certificate; name a defence, or leave "
                 "certify.n out"
             )
+        if 0 not in self.attack.eps:
+            raise ValueError("certify: clean images are certified; attack.eps needs 0")
         for defence in defended:
             if defence.schedule not in ("carlini", "paper_no_post_noise"):
                 what = "walks a chain" if defence.schedule in CHAINS else "adds noise"

@@ -108,7 +108,7 @@ class Evaluator:
         stored: Mapping[str, Outcome] | None,
         left: int,
     ) -> Results:
-        """Evaluate one block of micro_batch samples, of which no more than `left` are no padding."""
+        """Evaluate one block of micro_batch samples, the first `left` of which are no padding."""
         first = next(iter(batches.values()))
         kept: dict[str, Tensor] = {}
         images: dict[str, Tensor] = {}

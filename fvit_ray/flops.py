@@ -23,8 +23,9 @@ from fvit_ray.config import Config
 from fvit_ray.explainers import Options, passes
 from fvit_ray.explainers.run import compute
 from fvit_ray.models.load import Classifier, describe, outline
+from fvit_ray.passes import denoiser_passes, padded
 from fvit_ray.plan import (
-    denoiser_passes,
+    adaptive_passes,
     explain_options,
     explained_sets,
     forwards,
@@ -108,9 +109,13 @@ class DenoiserFlops:
         return {name: number * getattr(self, name) for name, number in done.items()}
 
 
-def denoiser_flops(defence: Defence, size: tuple[int, int]) -> DenoiserFlops:
+@cache
+def denoiser_flops(
+    defence: Defence, size: tuple[int, int], backward: bool = False
+) -> DenoiserFlops:
     """Count the networks of a defence on images of `size` (H, W), resized as they are in `dds`.
 
+    backward: the passes from each network's output back to its input instead
     Raises DenoiserError for weights that are not there.
     """
     build = registry.load("denoiser", defence.denoiser)
@@ -121,11 +126,29 @@ def denoiser_flops(defence: Defence, size: tuple[int, int]) -> DenoiserFlops:
     x = torch.empty(1, 3, *shape, device="meta")
     t = resolve(defence.schedule, defence.sigma, denoiser.alphas_cumprod).t or 1
     with torch.inference_mode(False), torch.no_grad():
-        encoder, z = count(lambda: denoiser.encode(x))
-        denoiser.predict(z, t)  # what depends on t alone is computed once
-        predict, prediction = count(lambda: denoiser.predict(z, t))
-        decoder, _ = count(lambda: denoiser.decode(prediction.x0))
-    return DenoiserFlops(encoder, predict, decoder, bool(denoiser.latent))
+        z = denoiser.encode(x)
+        x0 = denoiser.predict(z, t).x0  # what depends on t alone is computed once
+        ways = (
+            (denoiser.encode, x),
+            (lambda z: denoiser.predict(z, t).x0, z),
+            (denoiser.decode, x0),
+        )
+        cost = _way_back if backward else _forward
+        encoder, unet, decoder = (cost(*way) for way in ways)
+    return DenoiserFlops(encoder, unet, decoder, bool(denoiser.latent))
+
+
+def _forward(network: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    return count(lambda: network(x))[0]
+
+
+def _way_back(network: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    """FLOPs from the network's output to x."""
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        # the counter takes no gradient with respect to a leaf
+        both = count(lambda: torch.autograd.grad(network(point * 1).sum(), point))[0]
+    return both - _forward(network, x)
 
 
 def image_passes(defence: Defence, latent: bool) -> dict[str, int]:
@@ -148,23 +171,55 @@ def planned(config: Config, clean_groups: int = 1) -> Flops:
     "relevance" is what explainers compute beside forward and backward passes.
     """
     shared, _ = forwards(config, clean_groups)
-    options, kind = explain_options(config), {"random_weights": config.random_weights}
+    options, sizes = explain_options(config), config.compute
     total: Flops = Counter()
     for name in config.models:  # each of which makes an equal share of the passes
+        kind = {"random_weights": config.random_weights}
         cost, share = classifier_flops(name, **kind), Fraction(1, len(config.models))
-        total["classifier"] += int(share * shared["classifier"] * cost.forward)
-        total["classifier backward"] += int(share * shared["classifier backward"] * cost.backward)
+        for network, each in (("", "forward"), (" again", "forward"), (" backward", "backward")):
+            passed = shared[f"classifier{network}"]
+            total[f"classifier{network}"] += int(share * passed * getattr(cost, each))
         for defence, names in explained_sets(config).items():
-            copies = len(config.attack.eps) * (defence.trials if defence else 1)
+            copies = sizes.micro_batch * (defence.trials if defence else 1)
             forward, backward = passes(names, options)
             explain = classifier_flops(name, names, options, **kind).explain
-            more = explain - forward * cost.forward - backward * cost.backward
-            total["relevance"] += copies * max(0, more)
+            more = max(0, explain - forward * cost.forward - backward * cost.backward)
+            seen = Fraction(padded(copies, sizes.explain_batch), sizes.micro_batch)
+            total["relevance"] += int(_looks(config, defence) * seen * more)
     size = describe(config.models[0], config.random_weights).input_size
     for smooth, images in smoothed(config, clean_groups).items():
-        for network, flops in denoiser_flops(smooth, size).of(smooth).items():
-            total[network] += images * flops
-    return Counter({network: flops for network, flops in total.items() if flops})
+        total += smoothing_flops(config, smooth, images, size, clean_groups)
+    return +total
+
+
+def smoothing_flops(
+    config: Config, smooth: Defence, images: int, size: tuple[int, int], clean_groups: int = 1
+) -> Flops:
+    """FLOPs per sample of a `trial_set`'s own networks: `images` of `plan.smoothed`, attacks
+    through it, and certificates."""
+    each = denoiser_flops(smooth, size)
+    found = Counter({network: images * flops for network, flops in each.of(smooth).items()})
+    for network, passed in adaptive_passes(config, smooth, clean_groups).items():
+        name, _, kind = network.partition(" ")
+        cost = denoiser_flops(smooth, size, backward=True) if kind == "backward" else each
+        found[network] += passed * int(getattr(cost, name))
+    return found
+
+
+def _looks(config: Config, defence: Defence | None) -> int:
+    """How often a set of trials is explained by each classifier: at every radius, attacked in
+    every way."""
+    ways = len(config.attack.through) if defence is not None else 1
+    return sum(ways if eps else 1 for eps in config.attack.eps)
+
+
+def plan_lines(config: Config, samples: int, clean_groups: int = 1) -> list[str]:
+    """Lines of a plan; one that says why, where a user's own network cannot be counted."""
+    try:
+        return describe_flops(planned(config, clean_groups), samples)
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return [f"arithmetic  not counted: no pass on the meta device ({reason})"]
 
 
 def describe_flops(total: Flops, samples: int) -> list[str]:
@@ -179,4 +234,6 @@ def describe_flops(total: Flops, samples: int) -> list[str]:
 def in_units(flops: float) -> str:
     """5.02e13 -> "50.2 TFLOP"."""
     power = min(6, int(math.log10(max(flops, 1)) / 3))
-    return f"{flops / 1000**power:,.3g} {' kMGTPE'[power].strip()}FLOP"
+    value = flops / 1000**power
+    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{text} {' kMGTPE'[power].strip()}FLOP"

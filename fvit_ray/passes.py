@@ -24,9 +24,7 @@ def calls(attack: Attack, defended: bool) -> tuple[int, int]:
     return steps, steps
 
 
-def attack_passes(
-    attack: Attack, defence: Defence | None, images: int, batch: int
-) -> Counter[str]:
+def attack_passes(attack: Attack, defence: Defence | None, images: int, batch: int) -> Counter[str]:
     """Image passes per network of one attack on `images`; through a defence in calls of `batch`
     noise samples, padding included. Counted as `smoothing.through.Through` counts."""
     made, back = calls(attack, defence is not None)

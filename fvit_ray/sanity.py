@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from fvit_ray.networks import Networks
 from fvit_ray.plan import conditions, trial_set, victims
 from fvit_ray.results import Meter
 from fvit_ray.settings import Attack, Defence
-from fvit_ray.smoothing.aggregate import aggregate_probs
+from fvit_ray.smoothing.aggregate import Aggregate, aggregate_probs
 
 LARGE = 64 / 255  # a radius that leaves nothing of an image
 LEAST = 8  # steps from which a loss is said to have flattened
@@ -42,9 +43,8 @@ def check_attacks(networks: Networks, batches: Mapping[str, Batch]) -> list[dict
     with outer.stage("sanity"):
         networks.meter = Meter()  # what the checks cost is no part of the plan
         try:
-            for model in config.models:
-                for through in victims(config):
-                    found.append(_checked(networks, model, batches[model], through))
+            for model, through in product(config.models, victims(config)):
+                found.append(_checked(networks, model, batches[model], through))
         finally:
             spent, networks.meter = networks.meter, outer
     outer.count("sanity", sum(spent.forwards.values()))
@@ -95,13 +95,13 @@ class Probe:
         steps, losses = self.attack.steps, dict[str, list[Tensor]]()
         base = self._attacked(self.eps, self.attack, losses.setdefault("base", []))
         right = self._right(base, self.eps)
-        large = self._attacked(LARGE, self.attack)
+        large = self._attacked(LARGE, self._changed(step_size=None))  # one that reaches so far
         radii = {0.0: self._right(self.batch.image, 0.0), self.eps: right}
         yield sanity.falls_with_eps(radii | {LARGE: self._right(large, LARGE)})
         longer = self._changed(steps=2 * steps)
-        x_adv = self._attacked(self.eps, longer, losses.setdefault("longer", []))
+        x_long = self._attacked(self.eps, longer, losses.setdefault("longer", []))
         yield sanity.more_is_not_weaker(
-            "steps", {steps: right, 2 * steps: self._right(x_adv, self.eps)}
+            "steps", {steps: right, 2 * steps: self._right(x_long, self.eps)}
         )
         if self.through is not None:
             eot = self.attack.eot
@@ -110,10 +110,12 @@ class Probe:
             yield sanity.more_is_not_weaker("noise samples", more)
         yield sanity.strongest(right, self._others())
         # the first run alone, of several restarts
-        curve = losses["base" if steps >= LEAST else "longer"]
-        if len(curve) >= LEAST:
-            first = curve[: steps if steps >= LEAST else 2 * steps]
-            yield sanity.loss_flattened(torch.stack(first).double().cpu().numpy())
+        curve = losses["base"][:steps] if steps >= LEAST else losses["longer"][: 2 * steps]
+        if self.through is not None:
+            clean, once, twice = map(self._losses, (self.batch.image, base, x_long))
+            yield sanity.doubling_adds_little(clean, once, twice, steps)
+        elif len(curve) >= LEAST:
+            yield sanity.loss_flattened(torch.stack(curve).double().cpu().numpy())
         yield sanity.gradient_lives(self._gradient())
         if self.through is not None:
             yield self._fresh()
@@ -128,7 +130,9 @@ class Probe:
         """What attacks that know less leave right."""
         found = {}
         if self.through is not None:
-            x_adv = self._attacked(self.eps, self.attack, victim=self.networks.victim(self.model, None))
+            x_adv = self._attacked(
+                self.eps, self.attack, victim=self.networks.victim(self.model, None)
+            )
             found["transfer"] = self._right(x_adv, self.eps)
         square = self._changed(name="square", step_size=None, loss="ce", restarts=1)
         found["Square"] = self._right(self._attacked(self.eps, square), self.eps)
@@ -161,7 +165,16 @@ class Probe:
         right = self._predicted(images, eps, seed) == self.batch.label
         return np.asarray(right.cpu().numpy(), dtype=np.bool_)
 
+    def _losses(self, images: Tensor) -> NDArray[Any]:
+        """(n,) cross-entropy of the mean probability, by the noise of the largest radius."""
+        probs = self._aggregated(images, self.eps).probs.double()
+        own = probs.gather(1, self.batch.label.unsqueeze(1)).squeeze(1)
+        return np.asarray(-own.log().cpu().numpy())
+
     def _predicted(self, images: Tensor, eps: float, seed: int | None = None) -> Tensor:
+        return self._aggregated(images, eps, seed).pred
+
+    def _aggregated(self, images: Tensor, eps: float, seed: int | None = None) -> Aggregate:
         networks, size = self.networks, self.networks.config.compute.denoise_batch
         trials = images.unsqueeze(1)
         if self.through is not None:
@@ -169,7 +182,7 @@ class Probe:
         with torch.inference_mode():
             flat = trials.flatten(0, 1)
             logits = networks.logits(self.model, flat, min(size, len(flat)))
-        return aggregate_probs(logits.unflatten(0, trials.shape[:2]), "mean").pred
+        return aggregate_probs(logits.unflatten(0, trials.shape[:2]), "mean")
 
     def _gradient(self) -> NDArray[Any]:
         """(n, 3, H, W) of the loss at the images themselves."""

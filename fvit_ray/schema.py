@@ -68,7 +68,10 @@ ROW = pa.schema(
         ("prob_pred", pa.float32()),
         # clean defended rows, if asked for: of the limit of vote, whatever the row's aggregation
         ("certified_pred", pa.int32()),  # -1: abstained
-        ("certified_radius", pa.float64()),  # L2, pixels in [0, 1] of the classifier's input; 0: none
+        (
+            "certified_radius",
+            pa.float64(),
+        ),  # L2, pixels in [0, 1] of the classifier's input; 0: none
         ("certify_samples", pa.int32()),  # noise samples used
         ("error", pa.string()),  # null for a good row; a bad sample has one row, no condition
         # how often the calls of its block were halved, for want of memory (`backoff`)

@@ -23,7 +23,7 @@ from fvit_ray.explainers.run import compute as explain
 from fvit_ray.fused import choose
 from fvit_ray.networks import Networks, resolve_device
 from fvit_ray.plan import explain_options, trial_set
-from fvit_ray.settings import Defence
+from fvit_ray.settings import Compute, Defence
 from fvit_ray.smoothing.fvit import sample_trials
 
 SIZES = ("micro_batch", "denoise_batch", "denoise_batches", "explain_batch")
@@ -56,6 +56,16 @@ def applied(config: Config, found: dict[str, Any]) -> Config:
     """The configuration with the sizes of `resolved`; what was asked for otherwise."""
     sizes = {name: found[name] for name in SIZES if name in found}
     return config.model_copy(update={"compute": config.compute.model_copy(update=sizes)})
+
+
+def assumed(config: Config) -> Config:
+    """The configuration with usual sizes where they are to be tuned: to plan with, before it."""
+    compute = config.compute
+    sizes: dict[str, int] = {name: Compute.model_fields[name].default for name in compute.tuned}
+    if "micro_batch" in sizes:
+        fits = range(1, min(sizes["micro_batch"], compute.chunk) + 1)
+        sizes["micro_batch"] = max(n for n in fits if not compute.chunk % n)
+    return applied(config, sizes)
 
 
 def grow(measure: Measure, sizes: Iterable[int]) -> int:

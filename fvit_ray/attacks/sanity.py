@@ -122,6 +122,27 @@ def loss_flattened(losses: NDArray[Any]) -> Check:
     return Check("loss has flattened", bool(share <= FLAT), line)
 
 
+def doubling_adds_little(
+    clean: NDArray[Any], once: NDArray[Any], twice: NDArray[Any], steps: int
+) -> Check:
+    """`loss_flattened` of a randomised defence: twice the steps add at most a tenth of the rise.
+
+    clean, once, twice: (n,) losses of the image and of what `steps` and 2 `steps` made of it, all
+    by the evaluation's noise, for single steps of the attack differ more by theirs
+    """
+    means = [float(np.mean(np.asarray(part, dtype=np.float64))) for part in (clean, once, twice)]
+    line = f"mean loss {means[0]:.3g} -> {means[1]:.3g} with {steps} steps"
+    line += f" -> {means[2]:.3g} with {2 * steps}"
+    if not np.isfinite(means).all():
+        return Check("loss has flattened", False, f"{line}; not finite")
+    rise = max(means[1:]) - means[0]
+    if rise <= 0:
+        return Check("loss has flattened", False, f"{line}; it never rose")
+    share = (means[2] - means[1]) / rise
+    line += f", {share:.0%} of the rise"
+    return Check("loss has flattened", bool(share <= FLAT), line)
+
+
 def noise_is_fresh(first: NDArray[Any], second: NDArray[Any], randomised: bool) -> Check:
     """The defence answers one image differently at two steps (where it draws noise at all).
 

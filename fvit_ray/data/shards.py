@@ -147,8 +147,9 @@ def _samples(
         twice += error is not None and error.startswith(TWICE)
         yield RawSample(key, position, fields, error)
         position += 1
-    if not position and not damages:
-        damages.append("the shard holds no samples")
+    else:
+        if not position and not damages:
+            damages.append("the shard holds no samples")
     if promised is not None and limit is not None:
         promised = min(promised, limit)
     found = position

@@ -70,6 +70,7 @@ class EvaluateChunk:
         samples: list[DecodedSample] = pickle.loads(row["payload"])
         started, before = time.perf_counter(), self.energy.joules()
         name, notes = chunk_name(row["shard"], row["chunk"]), self._notes(row)
+        self.evaluator.meter.clear()
         with Tries(self.place, f"{name}.evaluate", self.session) as tries:
             rows = self._evaluate(name, notes, samples, tries)
             meter = self.evaluator.meter

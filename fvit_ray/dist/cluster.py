@@ -14,7 +14,6 @@ from fvit_ray.config import ConfigError
 from fvit_ray.settings import Compute
 from fvit_ray.sinks.manifest import processor
 
-
 # On a CPU the reader and decoder need a sliver beside the actors, which compute all the time.
 ACTOR_CPUS = 0.75
 READER_CPUS = 0.25

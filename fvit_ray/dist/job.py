@@ -87,7 +87,12 @@ def _run(command: cli.Command, place: Place) -> int:
     if command.dry_run:
         from fvit_ray.estimate import describe_plan
 
-        print(describe_plan(config, work.total))
+        sizes = [
+            min(count for count in (limit, work.promised[name]) if count is not None)
+            for _, name, limit in work.shards
+            if (limit, work.promised[name]) != (None, None)
+        ]
+        print(describe_plan(config, work.total, work.specs, sizes, command.gpu))
         return 0
     with manifest.locked(out, place.lock):
         document = evaluate(command, work, document, place)
@@ -124,8 +129,8 @@ def evaluate(
             print(f"damaged, made again: {name}: {what}")
             place.remove(f"metrics/{name}")
     done = resume.committed(out, [name for _, name, _ in work.shards])
-    if any(c.chunks for c in done.values()):
-        print(f"resuming {place.where}: {sum(len(c.chunks) for c in done.values())} chunks are committed")
+    if there := sum(len(c.chunks) for c in done.values()):
+        print(f"resuming {place.where}: {there} chunks are committed")
     tasks_left = [
         (url, name, limit, frozenset(done[name].chunks), work.promised[name])
         for url, name, limit in work.shards
@@ -178,6 +183,9 @@ def _consume(
             for row in stream(config, where, tasks, *options):
                 progress.advance(row)
                 troubles += [row["trouble"]] if row["trouble"] else []
+    except KeyboardInterrupt:
+        resume.forgive(place)
+        raise
     except RayError as error:
         raise RunError(f"a worker failed: {_cause(error)}; the same command resumes") from None
     if troubles:
@@ -190,44 +198,17 @@ def _consume(
 
 
 def _cause(error: Exception) -> str:
-    """The worker's own exception in one line."""
-    inner: Any = error
-    while getattr(inner, "cause", None) is not None:
-        inner = inner.cause
-    if inner.__cause__ is not None and type(inner).__name__ == "UserCodeException":
-        inner = inner.__cause__
-    lines = str(inner).strip().splitlines() or [type(inner).__name__]
-    return lines[-1]
-
-
-def check(place: Place, config: Config, work: Work, conditions: Sequence[str]) -> None:
-    """Hold what is committed against the input; raises `RunError`, which names chunk or shard."""
-    from fvit_ray.dist import resume
-    from fvit_ray.dist.verify import Mismatch, check_chunk
-
-    done = resume.committed(place.folder, [name for _, name, _ in work.shards])
-    for url, shard, limit in work.shards:
-        if not done[shard].complete:
-            raise RunError(
-                f"shard {shard}: not all of its chunks are in {place.where}; --out must be storage "
-                "that every node sees; run again"
-            )
-        samples = 0
-        for chunk in sorted(done[shard].chunks):
-            name = resume.chunk_name(shard, chunk)
-            try:
-                samples += check_chunk(place.folder, name, conditions, config.compute.chunk)
-            except Mismatch as error:
-                place.remove(f"metrics/{name}.parquet")
-                raise RunError(f"{error}; the same command makes it again") from None
-        wanted = [count for count in (limit, work.promised[shard]) if count is not None]
-        if wanted and samples < min(wanted):
-            raise RunError(f"shard {url}: {samples} samples of {min(wanted)} are there; run again")
+    """The worker's own exception in one line: Ray sends it as text, behind the frames."""
+    text = str(error).split("\n\nThe above exception was the direct cause")[0]
+    lines = text.strip().splitlines() or [type(error).__name__]
+    frames = [i for i, line in enumerate(lines) if line.startswith("  ")]
+    return " ".join(lines[frames[-1] + 1 :] if frames else lines[-1:]) or lines[-1].strip()
 
 
 def finish(place: Place, config: Config, work: Work, document: dict[str, Any]) -> dict[str, Any]:
     """Count what is committed, write summary.csv, run.json and report.html."""
     from fvit_ray.dist import resume
+    from fvit_ray.dist.verify import Mismatch, check_run
     from fvit_ray.metrics import energy
     from fvit_ray.plan import forwards
     from fvit_ray.tune import applied
@@ -238,7 +219,12 @@ def finish(place: Place, config: Config, work: Work, document: dict[str, Any]) -
         place.fetch("scores")
         place.fetch("maps", [f"{resume.chunk_name(work.shards[0][1], 0)}.h5"])  # of the report
     resume.sweep(out)
-    check(place, config, work, [c["condition_id"] for c in document["conditions"]])
+    try:
+        names = [c["condition_id"] for c in document["conditions"]]
+        check_run(place, work.shards, work.promised, names, config.compute.chunk)
+    except Mismatch as error:
+        raise RunError(f"{error}; the same command resumes") from None
+    resume.forgive(place)
     counts, meter = resume.totals(out)
     sized = applied(config, document.get("resolved") or {})
     _, naive = forwards(sized, len(work.specs))
@@ -287,6 +273,7 @@ def write_outputs(out: Path) -> None:
 
 def conclude(command: cli.Command, document: dict[str, Any], place: Place) -> int:
     """Print the tables, the errors and where the files are; returns the exit code."""
+    from fvit_ray.dist import resume
     from fvit_ray.report.table import show
 
     out, where = command.out, place.where
@@ -298,6 +285,7 @@ def conclude(command: cli.Command, document: dict[str, Any], place: Place) -> in
             f"warning: {document['errors']} of {document['samples']} samples could not be "
             f"evaluated; their rows in {where}/metrics carry the reason in `error`"
         )
+        print("\n".join(f"  {line}" for line in resume.reasons(out)))
     for kind, name in (("report", "report.html"), ("rows", "metrics/*.parquet")):
         print(f"{kind:<7} {where}/{name}")
     print(f"summary {where}/summary.csv")

@@ -65,10 +65,10 @@ class Timesheet:
         self.ended = now
         self.worked += seconds
         self.waited += waited
-        self.counters["fvit_samples"].inc(samples)
-        for name, amount in (("fvit_errors", errors), ("fvit_wait_seconds", waited)):
-            if amount:
-                self.counters[name].inc(amount)
+        amounts = {"samples": samples, "errors": errors, "wait_seconds": waited}
+        for name, amount in amounts.items():
+            if amount:  # Ray takes no zero
+                self.counters[f"fvit_{name}"].inc(amount)
         for stage, spent in stages.items():
             if spent > 0:
                 self.stages.inc(spent, tags={"stage": stage})

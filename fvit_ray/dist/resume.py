@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from fvit_ray import schema
 from fvit_ray.sinks.parquet import read_notes
 from fvit_ray.sinks.place import Place
+
+TRIES = "tries"  # folder of `tries.Tries`
 
 
 @dataclass
@@ -78,7 +82,7 @@ def committed(folder: Path, shards: Iterable[str]) -> dict[str, Committed]:
 
 
 def totals(folder: Path) -> tuple[dict[str, int], dict[str, Counter[str]]]:
-    """Counts of everything committed, and what it cost: {"forwards", "seconds", "costs", "joules"} summed."""
+    """Counts of everything committed, and what it cost, summed by kind."""
     counts = {"samples": 0, "rows": 0, "errors": 0, "chunks": 0}
     kinds = ("forwards", "seconds", "costs", "joules")
     meter: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
@@ -102,6 +106,24 @@ def sanity(folder: Path) -> list[dict[str, Any]] | None:
     return None
 
 
+def reasons(folder: Path, most: int = 3) -> list[str]:
+    """Up to so many lines, the commonest first: why samples have no results, and the first one."""
+    names = ["shard", "key", "error"]
+    data = ds.dataset(folder / "metrics", format="parquet")
+    rows = data.to_table(columns=names, filter=pc.field("error").is_valid()).to_pylist()
+    first: dict[str, dict[str, Any]] = {}
+    counts = Counter[str]()
+    for row in sorted(rows, key=lambda row: (row["shard"], row["key"])):
+        first.setdefault(row["error"], row)
+        counts[row["error"]] += 1
+    lines = [
+        f"{first[error]['shard']} {first[error]['key']}: {error}"
+        + (f" (and {count - 1} rows more)" if count > 1 else "")
+        for error, count in counts.most_common(most)
+    ]
+    return lines + [f"and {len(counts) - most} other reasons"] * (len(counts) > most)
+
+
 def resolved_conditions(folder: Path) -> dict[str, dict[str, Any]]:
     """condition_id -> CONDITION's columns as the actors resolved them (t, sigma_pixel)."""
     found: dict[str, dict[str, Any]] = {}
@@ -115,6 +137,12 @@ def resolved_conditions(folder: Path) -> dict[str, dict[str, Any]]:
 
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes left behind."""
-    for part in ("metrics", "scores", "maps", "tries", "."):
+    for part in ("metrics", "scores", "maps", TRIES, "."):
         for path in (folder / part).glob(".*.tmp"):
             path.unlink(missing_ok=True)
+
+
+def forgive(place: Place) -> None:
+    """Forget what was being tried when the driver ended by itself: no chunk's fault."""
+    for name in place.names(TRIES):
+        place.remove(f"{TRIES}/{name}")

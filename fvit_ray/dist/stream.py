@@ -128,7 +128,8 @@ class Corrupt:
         chosen = self.corruption
         assert chosen.name is not None
         frost = None if chosen.frost is None else Path(chosen.frost)
-        options: dict[str, Any] = {"seed": self.seed, "key": key, "frost": frost, "stored": chosen.stored}
+        options: dict[str, Any] = {"seed": self.seed, "key": key, "frost": frost}
+        options["stored"] = chosen.stored
         return corrupt(image, chosen.name, chosen.severity, **options)
 
 

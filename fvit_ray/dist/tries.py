@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
+from fvit_ray.dist.resume import TRIES
 from fvit_ray.sinks.place import Place
 
-FOLDER = "tries"
 DEATHS = 2  # of a chunk, or of a sample alone, before it is blamed
 FOREIGN = 4  # as many where drivers that were killed count too: the chunk may have killed them
+MANY = 4  # samples of a chunk that do not all fail by chance: something else is wrong
 ROUNDS = 3  # searches, for samples that do not kill every time
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ REST: Group = (-1, -1)  # all but the killers
 
 
 class HopelessChunk(RuntimeError):
-    """A chunk whose worker dies without any of its samples; the message is one line."""
+    """A chunk that fails without any of its samples, or with each; the message is one line."""
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Tries:
     """
 
     def __init__(self, place: Place, name: str, session: str) -> None:
-        self.place, self.name, self.session = place, f"{FOLDER}/{name}.json", session
+        self.place, self.name, self.session = place, f"{TRIES}/{name}.json", session
         self.record = Record(0)
         self.deaths: list[tuple[str, Group]] = []  # with the session in which they happened
 
@@ -110,7 +111,7 @@ class Tries:
         return 1 + len(self.deaths)
 
     def _read(self) -> None:
-        self.place.fetch(FOLDER, [Path(self.name).name])
+        self.place.fetch(TRIES, [Path(self.name).name])
         try:
             stored = json.loads((self.place.folder / self.name).read_text())
             if stored["size"] != self.record.size:
@@ -157,9 +158,7 @@ class Tries:
         os.replace(temporary, path)
         self.place.publish(self.name, keep=True)
 
-    def run(
-        self, size: int, work: Callable[[Sequence[int]], T]
-    ) -> tuple[T | None, dict[int, str]]:
+    def run(self, size: int, work: Callable[[Sequence[int]], T]) -> tuple[T | None, dict[int, str]]:
         """Try until the chunk is done; -> (what `work` gave, place -> why it was left out).
 
         size: samples of the chunk that are to be evaluated
@@ -171,6 +170,8 @@ class Tries:
         self._read()
         record = self.record
         while (group := record.settle()) is not None:
+            if size >= MANY and len(record.killers) == size:
+                raise HopelessChunk(f"{Path(self.name).stem}: all its samples: {self._reason(0)}")
             if group == NOTHING and record.died[NOTHING] >= DEATHS:
                 raise HopelessChunk(
                     f"{Path(self.name).stem}: its worker dies even with every sample blanked "
@@ -195,8 +196,9 @@ class Tries:
 
     def _reason(self, place: int) -> str:
         if place in self.record.why:
-            return f"evaluation failed ({self.record.why[place]})"
-        return f"its worker died whenever it was evaluated ({len(self.deaths)} deaths of the chunk)"
+            stage = "decoding" if self.name.endswith(".decode.json") else "evaluation"
+            return f"{stage} failed ({self.record.why[place]})"
+        return f"its worker died whenever it was tried ({len(self.deaths)} deaths of the chunk)"
 
 
 def _line(error: Exception) -> str:

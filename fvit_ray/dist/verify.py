@@ -9,11 +9,47 @@ from pathlib import Path
 import h5py
 import pyarrow.parquet as pq
 
+from fvit_ray.data.urls import shown
+from fvit_ray.dist.resume import chunk_name, committed
+from fvit_ray.sinks.place import Place
+
 COLUMNS = ["key", "position", "condition_id", "error"]
 
 
 class Mismatch(ValueError):
     """A run folder that does not hold what its input demands; the message is one line."""
+
+
+def check_run(
+    place: Place,
+    shards: Sequence[tuple[str, str, int | None]],
+    promised: Mapping[str, int | None],
+    conditions: Sequence[str],
+    chunk: int,
+) -> None:
+    """Raise `Mismatch` unless every sample of the shards is there; a damaged chunk is taken back.
+
+    shards: url, name, limit; promised: name -> samples that its index counts. The rest is that of
+    `check_chunk`.
+    """
+    done = committed(place.folder, [name for _, name, _ in shards])
+    for url, shard, limit in shards:
+        if not done[shard].complete:
+            raise Mismatch(
+                f"shard {shown(url)}: not all of its chunks are in {place.where}; --out must be "
+                "storage that every node sees"
+            )
+        samples = 0
+        for number in sorted(done[shard].chunks):
+            name = chunk_name(shard, number)
+            try:
+                samples += check_chunk(place.folder, name, conditions, chunk)
+            except Mismatch:
+                place.remove(f"metrics/{name}.parquet")
+                raise
+        wanted = [count for count in (limit, promised[shard]) if count is not None]
+        if wanted and samples < min(wanted):
+            raise Mismatch(f"shard {shown(url)}: {samples} of {min(wanted)} samples are there")
 
 
 def check_chunk(folder: Path, name: str, conditions: Sequence[str], chunk: int) -> int:

@@ -58,8 +58,8 @@ def _over_seeds(lines: list[Line]) -> Cell | None:
         return None
     folders = ", ".join(f"'{_part(line).folder}/metrics/*.parquet'" for line in lines)
     sql = (
-        f"SELECT seed, avg(correct::INT) FROM read_parquet([{folders}]) WHERE condition_id = "
-        f"'{lines[0]['condition_id']}' GROUP BY seed"
+        f"SELECT 100 * avg(correct::INT) FROM read_parquet([{folders}]) WHERE condition_id = "
+        f"'{lines[0]['condition_id']}'"
     )
     return Cell(float(np.mean(values)), min(values), max(values), lines[0]["n"], None, sql)
 
@@ -84,8 +84,8 @@ def _post_noise(lines: list[Line]) -> list[Said]:
     )
     text = (
         f"With post noise accuracy changes by {np.mean(gaps):+.1f} points on average "
-        f"({min(gaps):+.1f} to {max(gaps):+.1f}) over {len(gaps)} settings (sigma, eps, seed): higher in "
-        f"{better}, lower in {worse}."
+        f"({min(gaps):+.1f} to {max(gaps):+.1f}) over {len(gaps)} settings (sigma, eps, seed): "
+        f"higher in {better}, lower in {worse}."
     )
     return [Said(said, f"that it enhances {verdict}" if verdict == "holds" else verdict, text)]
 

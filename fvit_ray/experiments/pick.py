@@ -40,11 +40,13 @@ def sheet(
     numbers = range_of(c.n for _, cells in rows for c in cells if c is not None and c.n)
     note = f"n = {numbers} images; 95 % intervals. {note}".strip()
     about = published()[found.name]
+    scale = "" if not found.sample else "; the sample's small models are not the paper's"
+    source = f"“{about['caption']}”, {about['source']}{scale}"
     alarm = any(part.run.document["random_weights"] for part in found.parts)
     if alarm:
         note, said = f"RANDOM WEIGHTS: only shapes and times mean anything. {note}", []
     return Sheet(
-        found.name, about["title"], about["source"], heads, tuple(columns), tuple(rows), note,
+        found.name, about["title"], source, heads, tuple(columns), tuple(rows), note,
         found.protocol, tuple(said),
     )  # fmt: skip
 

@@ -77,6 +77,11 @@ class Reading:
         return [x for x in found if x["against"] in x["part"].member.condition_ids]
 
     @property
+    def sample(self) -> bool:
+        """Whether this is of the embedded sample."""
+        return any(part.member.config.data.startswith("sample") for part in self.parts)
+
+    @property
     def protocol(self) -> str:
         """The choices behind the numbers, of the first run."""
         if not self.parts:
@@ -104,7 +109,9 @@ def accuracy(line: Line | None, score: str = "top1", paper: float | None = None)
         return None
     column = {"top1": "correct", "top5": "top5_correct"}[score]
     ends = (100 * line[f"{score}_low"], 100 * line[f"{score}_high"])
-    return Cell(100 * line[score], *ends, line["n"], paper, query(line, f"avg({column}::INT)"))
+    return Cell(
+        100 * line[score], *ends, line["n"], paper, query(line, f"100 * avg({column}::INT)")
+    )
 
 
 def gain(line: Line | None) -> Cell | None:
@@ -119,11 +126,7 @@ def gain(line: Line | None) -> Cell | None:
         if other["denoiser"] == "none"
         and all(other[n] == line[n] for n in ("model", "eps", "corruption", "severity"))
     ]
-    ids = f"'{line['condition_id']}', '{bare[0] if bare else ''}'"
-    sql = (
-        f"SELECT condition_id, avg(correct::INT) FROM '{part.folder}/metrics/*.parquet' "
-        f"WHERE condition_id IN ({ids}) GROUP BY 1"
-    )
+    sql = _joined(part, "metrics", line["condition_id"], bare[0] if bare else "", "correct::INT")
     return Cell(value, low, high, line["n"], None, sql)
 
 
@@ -133,15 +136,55 @@ def scored(line: Line | None, scale: float, paper: float | None = None) -> Cell 
         return None
     low, high = (None if line[end] is None else scale * line[end] for end in ("low", "high"))
     score = str(line["score"])
-    what = _SEGMENTATION.get(score)
-    where = ""
+    what, where = _SEGMENTATION.get(score, f"avg({score})"), ""
     if line["metric"] == "class_specificity":
         column, _, split = score.partition("_")
-        what = f"avg({column})"
-        where = f" AND recognised AND {_SPLIT[split]}" if split in _SPLIT else " AND recognised"
-    what = what or f"avg({score})"
-    sql = query(line, what, "scores", f" AND explainer = '{line['explainer']}'{where}")
+        what, where = f"avg({column})", _seen(line, split)
+    more = f" AND explainer = '{line['explainer']}'{where}"
+    sql = query(line, f"{scale:g} * {what}" if scale != 1 else what, "scores", more)
     return Cell(scale * line["value"], low, high, line["n"], paper, sql)
+
+
+def changed(line: Line | None) -> Cell | None:
+    """What DDS changes in a score of maps, in points, paired."""
+    if line is None or line["gain"] is None:
+        return None
+    part: Part = line["part"]
+    bare = [
+        x["condition_id"]
+        for x in part.run.lines
+        if x["denoiser"] == "none" and x["model"] == line["model"] and x["eps"] == line["eps"]
+    ]
+    column, _, split = str(line["score"]).partition("_")
+    sql = _joined(part, "scores", line["condition_id"], bare[0], column)
+    sql += f" AND a.explainer = '{line['explainer']}' AND b.explainer = a.explainer"
+    sql += _seen(line, split, "a.")
+    low, high = (
+        None if line[end] is None else 100 * line[end] for end in ("gain_low", "gain_high")
+    )
+    return Cell(100 * line["gain"], low, high, line["n"], None, sql)
+
+
+def _seen(line: Line, split: str, owner: str = "") -> str:
+    """The images of a split: what the undefended classifier made of them when clean."""
+    part: Part = line["part"]
+    own = [x for x in part.run.lines if x["model"] == line["model"]]
+    clean = [x for x in own if x["eps"] == 0 and x["denoiser"] == "none"] or own
+    kind = f" AND {_SPLIT[split]}" if split in _SPLIT else ""
+    return (
+        f" AND ({owner}shard, {owner}position) IN (SELECT (shard, position) FROM "
+        f"'{part.folder}/scores/*.parquet' WHERE condition_id = '{clean[0]['condition_id']}' "
+        f"AND recognised{kind})"
+    )
+
+
+def _joined(part: Part, folder: str, one: str, other: str, column: str) -> str:
+    """The paired difference of two conditions."""
+    rows = f"'{part.folder}/{folder}/*.parquet'"
+    return (
+        f"SELECT 100 * avg(a.{column} - b.{column}) FROM {rows} a JOIN {rows} b USING (shard, "
+        f"position) WHERE a.condition_id = '{one}' AND b.condition_id = '{other}'"
+    )
 
 
 def query(line: Line, what: str, folder: str = "metrics", more: str = "") -> str:
@@ -205,7 +248,7 @@ def averaged(lines: list[Line], seed: int = 0) -> Cell | None:
     mean, low, high = (None if end is None else 100 * end for end in found)
     ids = ", ".join(sorted({f"'{line['condition_id']}'" for line in lines}))
     sql = (
-        f"SELECT avg(correct::INT) FROM read_parquet([{', '.join(folders)}]) "
+        f"SELECT 100 * avg(correct::INT) FROM read_parquet([{', '.join(folders)}]) "
         f"WHERE condition_id IN ({ids})"
     )
     return Cell(mean, low, high, len(right), None, sql)

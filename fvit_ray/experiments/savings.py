@@ -82,7 +82,7 @@ def _weights(documents: Iterable[dict[str, Any]]) -> dict[str, float]:
 def sentences(found: Savings) -> list[str]:
     """The savings in words, and the paper's bill."""
     lines = [
-        f"{found.runs} runs instead of {found.runs_apart}. Image passes, each experiment apart, "
+        f"{found.runs} run{'s' * (found.runs != 1)} instead of {found.runs_apart}. Image passes, each experiment apart, "
         "and with nothing shared:"
     ]
     for name in sorted(found.naive):

@@ -81,8 +81,11 @@ def table4(found: Reading) -> Sheet:
         model, name = line["model"], line["denoiser"]
         cost = cost_of(line)
         printed = value("table4", model, name, "top1"), value("table4", model, name, "ms")
-        ms = None if cost is None else Cell(cost.ms, n=line["n"], paper=printed[1])
-        hours = None if cost is None or cost.watt_hours is None else Cell(cost.watt_hours)
+        where = f"-- {line['part'].folder}/run.json: costs, energy"
+        ms = None if cost is None else Cell(cost.ms, n=line["n"], paper=printed[1], sql=where)
+        hours = (
+            None if cost is None or cost.watt_hours is None else Cell(cost.watt_hours, sql=where)
+        )
         label = "No DDS" if name == "none" else name
         rows.append(((model, label), (accuracy(line, paper=printed[0]), gain(line), ms, hours)))
     columns = [Column(f"top-1, {radius(eps)}"), Column("gain over none", "points", signed=True)]
@@ -138,7 +141,7 @@ def table5(found: Reading) -> Sheet:
 
 def table6(found: Reading) -> Sheet:
     """Mean against vote."""
-    lines = [line for line in found.lines if line["eps"]]
+    lines = [line for line in found.lines if line["eps"] and line["aggregation"]]
     rows: list[Row] = [
         (
             (line["model"], line["aggregation"]),

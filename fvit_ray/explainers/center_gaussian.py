@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fvit_ray.explainers.base import Explainer, Needs, Trace
+from fvit_ray.transfer import upload
 
 STD = 0.25  # of the image's height and width
 
@@ -15,7 +16,7 @@ def explain(trace: Trace) -> Tensor:
     height, width = trace.image.shape[-2:]
     axes = [torch.linspace(-0.5, 0.5, n, dtype=trace.image.dtype) / STD for n in (height, width)]
     distance = axes[0][:, None] ** 2 + axes[1][None, :] ** 2
-    map_ = (-distance / 2).exp().to(trace.image.device)
+    map_ = upload((-distance / 2).exp(), trace.image.device)
     return map_.expand(len(trace.image), height, width)
 
 

@@ -18,6 +18,7 @@ from fvit_ray.metrics.bootstrap import Interval
 from fvit_ray.metrics.intervals import wilson
 from fvit_ray.metrics.maps import Columns, blank, pixels, rank, unit
 from fvit_ray.metrics.masked import Count, Predict, predict_masked
+from fvit_ray.transfer import upload
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ORDERS = ("positive", "negative")
@@ -44,7 +45,7 @@ def removal_masks(maps: Tensor, fractions: Sequence[float], order: str = "positi
         raise ValueError(f"order must be positive or negative, got {order!r}")
     if wrong := [f for f in fractions if not 0 <= f <= 1]:
         raise ValueError(f"fractions are shares of the pixels in [0, 1], got {wrong[0]}")
-    count = torch.tensor([pixels(f, maps) for f in fractions], device=maps.device)
+    count = upload(torch.tensor([pixels(f, maps) for f in fractions]), maps.device)
     return rank(maps, ascending=order == "negative")[:, None] < count.view(-1, 1, 1)
 
 
@@ -82,7 +83,7 @@ def perturbation(
     correct = probs.argmax(2) == label[:, None]
     if unperturbed is not None:
         correct = torch.cat([unperturbed.bool()[:, None], correct], 1)
-    at = torch.tensor([0.0, *fractions], dtype=torch.float64, device=correct.device)
+    at = upload(torch.tensor([0.0, *fractions], dtype=torch.float64), correct.device)
     columns = {"auc": 100 * torch.trapezoid(correct.double(), at, dim=1)}
     columns |= {step_name(float(f)): correct[:, i] for i, f in enumerate((0.0, *fractions))}
     return blank(columns, valid & probs.isfinite().all(2).all(1))

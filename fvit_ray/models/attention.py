@@ -146,7 +146,8 @@ class TokenLayout:
     def start(self, like: Tensor, batch: int) -> Tensor:
         tokens = self.num_prefix_tokens + self.patch_grid[0] * self.patch_grid[1]
         row = like.new_zeros(batch, tokens)
-        row[:, list(self.rows)] = 1 / len(self.rows)
+        for token in self.rows:  # an index list would be uploaded, and the host wait for it
+            row[:, token] = 1 / len(self.rows)
         return row
 
     def apply(self, row: Tensor, matrix: Tensor, block: int) -> Tensor:

@@ -57,7 +57,12 @@ def cases(run: Run) -> list[Case]:
             for row in rows:
                 if row.name == name and row.through in THREATS:
                     mine.setdefault(THREATS[row.through], row)
-            ids = {line["condition_id"] for row in rows if row.name == name for line in row.cells.values()}
+            ids = {
+                line["condition_id"]
+                for row in rows
+                if row.name == name
+                for line in row.cells.values()
+            }
             curve = [line for line in run.certified if line["condition_id"] in ids]
             first = curve[:1] and curve[0]["condition_id"]
             curve = [line for line in curve if line["condition_id"] == first]
@@ -159,7 +164,9 @@ def _certified(line: Line | None) -> str:
 
 
 def _notes(run: Run, shown: list[Case]) -> list[str]:
-    n = sorted({line["n"] for case in shown for row in case.rows.values() for line in row.cells.values()})
+    n = sorted(
+        {line["n"] for case in shown for row in case.rows.values() for line in row.cells.values()}
+    )
     images = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}" if n else "0"
     attack = run.config.get("attack") or {}
     notes = [

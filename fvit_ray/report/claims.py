@@ -113,11 +113,12 @@ def _verdict(runs: Sequence[Run], claim: Claim) -> Verdict | None:
         f"At {radius(eps)}, n = {numbers(tests)}, {claim.said}: {tally(tests)}, over {models} "
         f"model{'s' * (models > 1)}."
     )
-    if any(test.counts == AGAINST for test in tests):
-        sentence += f" Most against it: {_named(_most(lines, sign))}."
+    against = [x for x, test in zip(lines, tests, strict=True) if test.counts == AGAINST]
+    if against:
+        sentence += f" Most against it: {_named(_most(against, sign))}."
     elif any(test.counts == FOR for test in tests):
         sentence += f" The least of the differences: {_named(_most(lines, sign))}."
-    if claim.metric == "perturbation" and sign < 0 and "against it" in sentence:
+    if claim.metric == "perturbation" and sign < 0 and against:
         sentence += (
             " An undefended classifier that the attack has already made wrong leaves no area to "
             "lose, so this half of the claim cannot be won by a defence that keeps accuracy."

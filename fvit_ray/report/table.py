@@ -103,7 +103,9 @@ def _cell(line: Line | None, marks: Mapping[str, str] = _NONE) -> tuple[str, str
     if line is None:
         return MISSING, ""
     mark = " ✗" * (line["condition_id"] in marks)
-    accuracy = f"{percent(line['top1'])}{mark} {bounds(line['top1_low'], line['top1_high'])}".strip()
+    accuracy = (
+        f"{percent(line['top1'])}{mark} {bounds(line['top1_low'], line['top1_high'])}".strip()
+    )
     if not known(line["gain"]):
         return accuracy, ""
     return accuracy, f"{points(line['gain'])} (≥ {points(line['gain_low'])})"

@@ -91,7 +91,9 @@ class Attack(Frozen):
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts: without random_start all are the same; set restarts to 1")
         if self.sanity and self.name in ("square", "explanation"):
-            raise ValueError(f"sanity: checks an attack on the accuracy by its gradient; {self.name} is none")
+            raise ValueError(
+                f"sanity: checks an attack on the accuracy by its gradient; {self.name} is none"
+            )
         if self.loss == "dlr" and self.name not in ("pgd", "apgd"):
             raise ValueError(f"loss: {self.name} climbs its own; leave it out, or use apgd")
         return self

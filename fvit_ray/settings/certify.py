@@ -13,7 +13,9 @@ class Certify(Frozen):
     Off unless `n` is given.
     """
 
-    n: MaybeCount = Field(None, description="noise samples that bound the share; none: no certificate")
+    n: MaybeCount = Field(
+        None, description="noise samples that bound the share; none: no certificate"
+    )
     n0: int = Field(100, ge=1, description="noise samples before them, which name the class")
     alpha: float = Field(0.001, gt=0, lt=0.5, description="chance that a certificate is wrong")
     early: bool = Field(

@@ -30,8 +30,10 @@ def tree(name: str) -> Any:
     return yaml.safe_load((CLUSTER / name).read_text())
 
 
-def tool(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
+def lint(tool: str, name: str) -> None:
+    command = [Path(sys.executable).parent / tool, CLUSTER / name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("name", KUBERAY)
@@ -96,13 +98,11 @@ def test_the_runtime_environment_is_one_that_ray_takes() -> None:
 
 
 def test_the_slurm_script_is_clean() -> None:
-    done = subprocess.run([tool("shellcheck"), CLUSTER / "slurm.sh"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    lint("shellcheck", "slurm.sh")
 
 
 def test_the_dockerfile_is_clean() -> None:
-    done = subprocess.run([tool("hadolint"), CLUSTER / "Dockerfile"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    lint("hadolint", "Dockerfile")
 
 
 def test_what_the_image_copies_exists() -> None:
@@ -134,7 +134,8 @@ def test_ray_commands_have_the_options_they_are_given(name: str) -> None:
     from ray.scripts.scripts import cli
 
     text = re.sub(r"\\\n#?", " ", (CLUSTER / name).read_text())
-    found = re.findall(r"^(?:#  +|  - )?(ray (?:start|up|down|dashboard|job submit) .*)$", text, re.M)
+    start = r"^(?:#  +|  - )?(ray (?:start|up|down|dashboard|job submit) .*)$"
+    found = re.findall(start, text, re.MULTILINE)
     for line in found:
         words = shlex.split(line.split(" &")[0], comments=True)[1:]
         command: Any = cli

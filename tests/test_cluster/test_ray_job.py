@@ -91,6 +91,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(checkout: Path) -> Iterator[Cluster]:
     """`ray start` of a head that computes nothing and of a worker; both end with the test."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
+    # a folder for each node, as on two machines: a node unpacks what was submitted anew
     port, dashboard, metrics = free_port(), free_port(), free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
@@ -99,10 +100,10 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
     start += ["--disable-usage-stats", "--object-store-memory", str(100 * 2**20)]
     head = ["--head", "--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "0"]
-    head += ["--dashboard-port", str(dashboard), "--temp-dir", folder]
+    head += ["--dashboard-port", str(dashboard), "--temp-dir", f"{folder}/h"]
     head += ["--ray-client-server-port", str(free_port())]
     worker = ["--address", f"127.0.0.1:{port}", "--num-cpus", "1"]
-    worker += ["--metrics-export-port", str(metrics)]
+    worker += ["--metrics-export-port", str(metrics), "--temp-dir", f"{folder}/w"]
     options: dict[str, Any] = {"env": env, "stdout": subprocess.DEVNULL}
     options |= {"stderr": subprocess.DEVNULL}
     started: list[psutil.Popen] = []
@@ -117,7 +118,7 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
         family = [child for process in started for child in process.children(recursive=True)]
         for process in started:
             process.send_signal(signal.SIGTERM)
-        gone, alive = psutil.wait_procs([*started, *family], timeout=10)
+        _, alive = psutil.wait_procs([*started, *family], timeout=10)
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, timeout=10)

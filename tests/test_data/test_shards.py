@@ -132,8 +132,57 @@ def test_a_shortfall_against_the_index_is_an_error(shard: Shard, tmp_path: Path)
     assert "promises 3 samples, 2 were found" in str(list(read_samples(url))[-1].error)
     assert count_samples(url) == known_samples(url) == 3
     (tmp_path / "index.json").write_text("{")
+    with pytest.raises(ShardError, match=r"index\.json: damaged"):
+        known_samples(url)
+    (tmp_path / "index.json").write_text("[]")
     assert count_samples(url) == 2
     assert known_samples(url) is None
+
+
+@pytest.mark.parametrize("promised", [None, 4, 6, 7, 9])
+def test_as_many_errors_as_samples_are_missing(
+    shard: Shard, make_archive: Callable[..., bytes], promised: int | None
+) -> None:
+    """Two headers are damaged; the lines name them all, however many samples the index wants."""
+    raw = bytearray(make_archive([(f"{k}.jpg", k.encode()) for k in "abcdef"]))
+    raw[1024] ^= 1
+    raw[3 * 1024] ^= 1
+    url = shard(bytes(raw))
+    found = list(read_samples(url, promised=promised))
+    bad = [str(s.error) for s in found if s.error]
+    assert len(bad) == {None: 2, 4: 2, 6: 2, 7: 3, 9: 5}[promised]
+    assert all(any(f"byte {at}" in line for line in bad) for at in (1024, 3072))
+    if promised is not None and promised > 4:
+        assert len(found) == promised
+        assert all(f"promises {promised} samples, 4 were found" in line for line in bad)
+    if promised == 6:
+        one = list(read_samples(url, promised=5))  # two damages, one sample missing
+        assert [s.error is not None for s in one] == [False] * 4 + [True]
+        assert "byte 1024" in str(one[-1].error)
+        assert "byte 3072" in str(one[-1].error)
+
+
+def test_an_index_of_another_version_is_told(shard: Shard) -> None:
+    url = shard(pairs("a", "b", "c"))
+    *good, last = read_samples(url, promised=2)
+    assert [s.error for s in good] == [None] * 3
+    assert "3 were found: the shard is of another version" in str(last.error)
+
+
+def test_a_limit_does_not_hide_the_damage_before_it(
+    shard: Shard, make_archive: Callable[..., bytes]
+) -> None:
+    raw = bytearray(make_archive([(f"{k}.jpg", k.encode()) for k in "abcdef"]))
+    raw[1024] ^= 1
+    url = shard(bytes(raw))
+    found = list(read_samples(url, limit=3, promised=6))
+    assert [s.key for s in found] == ["a", "c", "d", "s-000000#damage-0"]
+    assert "byte 1024" in str(found[-1].error)
+    whole = shard(pairs(*"abcdef"), "whole.tar")
+    assert [s.key for s in read_samples(whole, limit=3, promised=6)] == list("abc")
+    short = list(read_samples(whole, limit=8, promised=9))
+    assert [s.error is not None for s in short] == [False] * 6 + [True] * 2
+    assert [s.error for s in read_samples(whole, limit=6, promised=6)] == [None] * 6
 
 
 def test_chunks_are_fixed_by_position(shard: Shard) -> None:
@@ -184,19 +233,35 @@ def test_a_broken_connection_is_tried_again_from_the_first_byte(
 
     waits: list[float] = []
     monkeypatch.setattr(shards.time, "sleep", waits.append)
-    for module in ("urls", "shards"):
-        monkeypatch.setattr(f"fvit_ray.data.{module}.open_file", opener([9_000, 25_000, None]))
+    monkeypatch.setattr("fvit_ray.data.urls.open_file", opener([9_000, 25_000, None]))
     found = list(read_samples("s3://bucket/s.tar"))
     assert [s.key for s in found] == [f"k{i}" for i in range(20)]
     assert not any(s.error for s in found)
     assert len(opened) == 3
-    assert waits == list(shards.BACKOFF)
+    assert waits == list(shards.BACKOFF[:2])
 
     opened.clear()
-    for module in ("urls", "shards"):
-        monkeypatch.setattr(f"fvit_ray.data.{module}.open_file", opener([9_000] * 3))
+    monkeypatch.setattr("fvit_ray.data.urls.open_file", opener([9_000] * 5))
     with pytest.raises(ShardError, match=r"s\.tar: cannot be read"):
         list(read_samples("s3://bucket/s.tar?X-Signature=secret"))
+    assert waits[2:] == list(shards.BACKOFF)
+
+
+def test_an_index_that_cannot_be_read_is_no_absent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a moment's trouble would leave a shard unchecked."""
+    waits: list[float] = []
+    failures: list[Exception] = [OSError("connection reset"), FileNotFoundError("index.json")]
+
+    def open_file(url: str) -> Any:
+        raise failures.pop(0)
+
+    monkeypatch.setattr(shards.time, "sleep", waits.append)
+    monkeypatch.setattr("fvit_ray.data.urls.open_file", open_file)
+    assert known_samples("s3://bucket/s.tar") is None
+    assert waits == [shards.BACKOFF[0]]
+    failures = [OSError("connection reset")] * 5
+    with pytest.raises(ShardError, match=r"index\.json: cannot be read \(connection reset\)"):
+        known_samples("s3://bucket/s.tar")
 
 
 def test_a_shard_that_is_gone_is_not_tried_again(tmp_path: Path) -> None:

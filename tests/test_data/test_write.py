@@ -114,7 +114,7 @@ def test_two_samples_of_one_key_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_index_that_is_none_is_ignored(tmp_path: Path) -> None:
-    for text in ("", "[]", '{"shards": 3}', "{}"):
+    for text in ("[]", '{"shards": 3}', "{}"):
         (tmp_path / "index.json").write_text(text)
         assert read_index(str(tmp_path)) == {}
     write(tmp_path, items())

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import h5py
-import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from fvit_ray.data.shards import expand, read_samples
-from fvit_ray.dist import job
 from fvit_ray.dist.verify import Mismatch, check_chunk
 
+from .disturb import FAST, Server, assert_equal_runs, attempts_of, mounted, png, rows_of, run, same
+
 MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
-FAST = [
-    "--models", "sample_vit",
-    "--defences", "none", "{denoiser: 'faulty:build', sigma: 0.25, trials: 2}",
-    "--attack.eps", "0",
-    "--explainers", "rollout",
-    "--compute.micro-batch", "5",
-    "--compute.denoise-batch", "5",
-    "--compute.chunk", "5",
-    "--compute.device", "cpu",
-    "--examples", "0",
-]  # fmt: skip
-OWN = ("ms", "attempts")  # columns that tell of the disturbance
 HERE = Path(__file__).parent
 
 
@@ -78,12 +60,6 @@ def no_faults(faults: Path) -> Iterator[None]:
         path.unlink()
 
 
-def png(value: int, extra: bytes = b"") -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.full((32, 32, 3), value, np.uint8)).save(stream, "PNG")
-    return stream.getvalue() + extra
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
     """Two tars of ten; the first holds a white image and one that the decoder may die of."""
@@ -107,46 +83,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
     return folder
 
 
-def run(out: Path, data: str | Path, *argv: str) -> int:
-    return job.main([*FAST, "--out", str(out), "--data", str(data), *argv])
-
-
-def rows_of(out: Path) -> dict[tuple[str, str, str | None], dict[str, Any]]:
-    rows = ds.dataset(out / "metrics", format="parquet").to_table().to_pylist()
-    found = {(r["shard"], r["key"], r["condition_id"]): r for r in rows}
-    assert len(found) == len(rows), "a row is there twice"
-    return found
-
-
-def maps_of(out: Path) -> dict[tuple[str, str, str], np.ndarray]:
-    found = {}
-    for path in (out / "maps").glob("*.h5"):
-        with h5py.File(path) as file:
-            for condition, maps in file["saliency"].items():
-                for key, values in zip(file["keys"][:], maps["rollout"][:], strict=True):
-                    found[str(file.attrs["shard"]), key.decode(), condition] = values
-    return found
-
-
-def same(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in OWN}
-
-
-def assert_equal_runs(a: Path, b: Path, without: tuple[str, ...] = ()) -> None:
-    """Rows and maps are equal to the last bit, but for the samples `without`."""
-    for read in (rows_of, maps_of):
-        first, second = read(a), read(b)
-        keys = {key for key in first if key[1] not in without}
-        assert keys == {key for key in second if key[1] not in without}
-        for key in keys:
-            if read is rows_of:
-                assert same(first[key]) == same(second[key])
-            else:
-                np.testing.assert_array_equal(first[key], second[key])
-    assert not list(b.rglob("*.tmp"))
-    assert not list((b / "tries").glob("*"))
-
-
 @pytest.fixture(scope="module")
 def undisturbed(faults: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
@@ -154,11 +90,6 @@ def undisturbed(faults: Path, shards: Path, tmp_path_factory: pytest.TempPathFac
     assert {row["attempts"] for row in rows_of(out).values()} == {1}
     assert len(rows_of(out)) == 40
     return out
-
-
-def attempts_of(out: Path) -> dict[tuple[str, int], int]:
-    """Tries by (shard, chunk)."""
-    return {(r["shard"], r["position"] // 5): r["attempts"] for r in rows_of(out).values()}
 
 
 def test_actor_decode_worker_and_half_written_files(
@@ -201,7 +132,9 @@ def test_samples_that_always_kill_their_workers_are_alone(
         (row,) = [r for (s, k, _), r in rows.items() if (s, k) == (shard, key)]
         assert "its worker died" in row["error"]
         assert 4 <= row["attempts"] <= 10
-    assert "2 of 20 samples could not be evaluated" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "2 of 20 samples could not be evaluated" in text
+    assert "  part-000000 0-3: its worker died" in text
 
 
 def test_a_sample_that_raises_is_alone_and_the_others_keep_their_rows(
@@ -215,7 +148,7 @@ def test_a_sample_that_raises_is_alone_and_the_others_keep_their_rows(
     bad = {key: r["error"] for (_, key, c), r in rows_of(out).items() if c is None}
     assert bad == {
         "0-3": "evaluation failed (RuntimeError: a fault of two lines)",
-        "1-6": "image: a fault of two lines",
+        "1-6": "decoding failed (RuntimeError: a fault of two lines)",
     }
 
 
@@ -253,10 +186,6 @@ def test_outputs_that_are_not_finite_are_told(
     assert all(same(row) == same(clean[key]) for key, row in rows.items() if key not in broken)
 
 
-def copy_of(run_folder: Path, out: Path) -> Path:
-    return Path(shutil.copytree(run_folder, out))
-
-
 @pytest.mark.parametrize("finished", [True, False])
 def test_torn_files_of_a_commit_are_noticed_and_made_again(
     faults: Path,
@@ -267,7 +196,7 @@ def test_torn_files_of_a_commit_are_noticed_and_made_again(
     finished: bool,
 ) -> None:
     """As after a power cut: rows cut at half, maps cut or gone, a stray temporary file."""
-    out = copy_of(undisturbed, tmp_path / "run")
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
     chunks = sorted((out / "metrics").glob("*.parquet"))
     os.truncate(chunks[0], chunks[0].stat().st_size // 2)
     os.truncate(out / "maps" / f"{chunks[1].stem}.h5", 1000)
@@ -284,42 +213,6 @@ def test_torn_files_of_a_commit_are_noticed_and_made_again(
     assert text.count("damaged, made again:") == 3
     assert f"maps/{chunks[2].stem}.h5 is gone" in text
     assert json.loads((out / "run.json").read_text())["status"] == "complete"
-
-
-class Server:
-    """Files over HTTP; `troubles`: file -> what happens to its next so many requests."""
-
-    def __init__(self, folder: Path) -> None:
-        self.troubles: dict[str, tuple[str, int]] = {}
-        server = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def log_message(self, *_: object) -> None: ...
-
-            def do_GET(self) -> None:
-                what, times = server.troubles.get(self.path[1:], ("", 0))
-                if not times:
-                    return super().do_GET()
-                server.troubles[self.path[1:]] = what, times - 1
-                if what == "refuse":
-                    return self.send_error(503)
-                data = (folder / self.path[1:]).read_bytes()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data[: len(data) * 2 // 3])
-                self.wfile.flush()
-                if what == "slow":
-                    server.hold.wait(60)
-                    self.wfile.write(data[len(data) * 2 // 3 :])
-                self.close_connection = True
-                return None
-
-        self.hold = threading.Event()
-        make = functools.partial(Handler, directory=str(folder))
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), make)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.base = f"http://127.0.0.1:{self.http.server_port}"
 
 
 @pytest.fixture
@@ -386,19 +279,6 @@ def test_a_straggling_shard_holds_nobody_up(
     assert_equal_runs(undisturbed, out)
 
 
-@contextlib.contextmanager
-def mounted(folder: Path, size: str) -> Iterator[Path]:
-    """A small disk of its own."""
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(words, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(
     faults: Path,
     shards: Path,
@@ -434,6 +314,37 @@ def test_a_read_only_output_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "Read-only file system" in error
+
+
+def test_an_interruption_does_not_wait_for_the_running_chunk(
+    faults: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C in a job of its own: what is committed stays, and its exit code says why it ended."""
+    (faults / "evaluate_any").write_text("slow 0")
+    out = tmp_path / "run"
+    code = "import sys; from fvit_ray.dist.job import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, *FAST, "--out", str(out), "--data", str(shards)]
+    environment = os.environ | {"PYTHONPATH": str(HERE), "FVIT_FAULTS": str(faults)}
+    driver = subprocess.Popen(
+        [*words, "--compute.actors", "1"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((out / "metrics").glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (faults / "evaluate_any").write_text("slow 100")
+    time.sleep(1)
+    interrupted = time.monotonic()
+    driver.send_signal(signal.SIGINT)
+    _, error = driver.communicate(timeout=120)
+    assert time.monotonic() - interrupted < 60
+    assert driver.returncode == 130
+    assert error.splitlines()[-1] == "interrupted; the same command resumes"
+    assert 0 < len(list((out / "metrics").glob("*.parquet"))) < 4
+    assert not list((out / "tries").glob("*.json")), "no fault of the chunks under way"
 
 
 def test_what_an_undisturbed_run_cannot_hold_is_a_mismatch(

@@ -199,7 +199,7 @@ def test_uploads_are_tried_again_with_growing_waits(
     with Place("memory://bucket/run") as place:
         place._fs = files = Flaky(failures, error)
         if fails:
-            with pytest.raises(OSError, match="memory://bucket/run/a: .*(SlowDown|Denied)"):
+            with pytest.raises(OSError, match=r"memory://bucket/run/a: .*(SlowDown|Denied)"):
                 place.publish("a", keep=True)
         else:
             place.publish("a", keep=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 
 from fvit_ray import schema
 from fvit_ray.metrics.accuracy import summarise, write_summary
-from fvit_ray.names import eps_name, group_name
+from fvit_ray.names import group_name, image_name
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
 MODELS = ("sample_vit", "sample_deit", "sample_swin")
-ACCURACY = {"none": (0.9, 0.3, 0.06), "sample_ddpm": (0.82, 0.7, 0.57)}
+ACCURACY = {
+    "none": (0.9, 0.3, 0.06), "sample_ddpm": (0.82, 0.7, 0.57), "sample_ldm": (0.8, 0.6, 0.5),
+}  # fmt: skip
 SETTINGS = {
     "schedule": "carlini", "sigma": 0.25, "sigma_pixel": 0.25, "t": 144, "trials": 8,
     "map_aggregation": "mean", "denoise": True, "smooth": True, "noise_space": "latent",
@@ -29,20 +32,25 @@ SETTINGS = {
 
 
 def conditions(
-    models: tuple[str, ...], radii: tuple[int, ...], defences: tuple[str, ...], votes: bool
+    models: tuple[str, ...],
+    radii: tuple[int, ...],
+    defences: tuple[str, ...],
+    votes: bool,
+    through: tuple[str, ...] = ("classifier",),
 ) -> list[dict[str, Any]]:
-    """One per (model, eps, defence, aggregation); radii in 1/255."""
+    """One per (model, eps, defence, aggregation, attack); radii in 1/255."""
     found = []
     for model in models:
-        for eps in radii:
-            for denoiser in defences:
-                for how in ("mean", "vote") if votes and denoiser != "none" else ("mean",):
-                    bare = denoiser == "none"
+        for eps, denoiser in product(radii, defences):
+            bare = denoiser == "none"
+            ways = through if eps and not bare else ("classifier",) if eps else (None,)
+            for how in ("mean", "vote") if votes and not bare else ("mean",):
+                for way in ways:
                     line = dict.fromkeys(schema.CONDITION.names) | {} if bare else dict(SETTINGS)
                     line = dict.fromkeys(schema.CONDITION.names) | line | {
                         "condition_id": f"c{len(found):03d}", "model": model,
                         "attack": "pgd" if eps else "none", "eps": eps / 255,
-                        "attack_label": "truth", "denoiser": denoiser,
+                        "attack_label": "truth", "denoiser": denoiser, "through": way,
                         "aggregation": None if bare else how, "dtype": "float32",
                         "micro_batch": 25, "seed": 0,
                     }  # fmt: skip
@@ -57,7 +65,8 @@ def rows(conditions: list[dict[str, Any]], n: int, rng: np.random.Generator) -> 
         label = at % 10
         for line in conditions:
             level = min(2, round(line["eps"] * 255 / 4))
-            right = bool(rng.random() < ACCURACY[line["denoiser"]][level])
+            knows = 0.4 if line["through"] == "defence" else 0  # an attack that knows the defence
+            right = bool(rng.random() < ACCURACY[line["denoiser"]][level] - knows)
             pred = label if right else (label + 1 + int(rng.integers(9))) % 10
             row = line | {
                 "key": f"{at:06d}", "shard": "sample-000000", "position": at, "label": label,
@@ -97,7 +106,7 @@ def write_maps(
             model, eps = line["model"], line["eps"]
             if f"examples/clean/{group_name(model)}" not in file:
                 file[f"examples/clean/{group_name(model)}"] = clean
-            name = f"examples/adversarial/{group_name(model)}/{eps_name(eps)}"
+            name = f"examples/adversarial/{group_name(model)}/{image_name(line)}"
             if eps and name not in file:
                 signs = rng.integers(-2, 3, clean.shape) / 2 * eps * 255
                 file[name] = (clean + signs).clip(0, 255).astype(np.uint8)
@@ -129,6 +138,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         radii: tuple[int, ...] = (0, 4, 8),
         defences: tuple[str, ...] = ("none", "sample_ddpm"),
         votes: bool = False,
+        through: tuple[str, ...] = ("classifier",),
         n: int = 40,
         errors: int = 0,
         kept: int = 8,
@@ -139,7 +149,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     ) -> Path:
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         (folder / "metrics").mkdir(parents=True)
-        lines = conditions(models, radii, defences, votes)
+        lines = conditions(models, radii, defences, votes, through)
         found = rows(lines, n, np.random.default_rng(0))
         blank = dict.fromkeys(schema.ROW.names)
         found += [

@@ -1,0 +1,144 @@
+"""Several runs side by side: accuracies and scores of each, and paired differences to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fvit_ray.atomic import replacing
+from fvit_ray.config import difference
+from fvit_ray.metrics.comparisons import Outcomes
+from fvit_ray.metrics.equivalence import compare
+from fvit_ray.report import claims
+from fvit_ray.report.render import render
+from fvit_ray.report.run import Line, Run, Section
+from fvit_ray.report.scores import METRICS
+from fvit_ray.report.sheet import FORMS, Cell, Column, Sheet, range_of
+from fvit_ray.report.study import assembled, judged, queries, table
+from fvit_ray.report.text import radius
+
+# what makes conditions of two runs the same but for what the runs differ in
+_SAME = ("model", "eps", "denoiser", "aggregation", "through")
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """Write OUT (HTML) and the tables beside it; raises `RunError` for a folder that is no run."""
+    runs = [Run(folder) for folder in folders]
+    names = _names(runs)
+    sheets = [_accuracy(runs, names), *_scores(runs, names)]
+    sections = [judged(claims.verdicts(runs), []), _choices(runs, names)]
+    sections += [Section(sheet.name, sheet.title, table(sheet)) for sheet in sheets]
+    page = assembled(f"{len(runs)} runs compared", [*sections, queries(sheets)])
+    with replacing(out) as part:
+        part.write_text(page, encoding="utf-8")
+    for sheet in sheets:
+        for ending, form in FORMS.items():
+            with replacing(out.with_name(f"{out.stem}-{sheet.name}.{ending}")) as part:
+                part.write_text(form(sheet), encoding="utf-8")
+    return out
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """A run's title, with its fingerprint where two have the same."""
+    titles = [run.document["name"] or run.folder.name for run in runs]
+    return [
+        f"{title} ({run.document['fingerprint'][:8]})" if titles.count(title) > 1 else title
+        for title, run in zip(titles, runs, strict=True)
+    ]
+
+
+def _accuracy(runs: Sequence[Run], names: Sequence[str]) -> Sheet:
+    """Top-1 of every condition, and its paired difference to the first run's."""
+    radii = sorted({line["eps"] for run in runs for line in run.lines})
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        for key in dict.fromkeys(_key(line) for line in run.lines):
+            cells: list[Cell | None] = []
+            for eps in radii:
+                line = next((x for x in run.lines if _key(x) == key and x["eps"] == eps), None)
+                cells += [_top1(run, line), _to_first(runs[0], run, line)]
+            heads = (name, key[0], key[1], key[2] or "—")
+            rows.append((heads, tuple(cells)))
+    columns = []
+    for eps in radii:
+        columns.append(Column(radius(eps)))
+        columns.append(Column("less the first run's", "points", signed=True))
+    note = f"n = {range_of(x['n'] for run in runs for x in run.lines)} images; 95 % intervals; "
+    note += "differences are paired on the samples that both runs have."
+    heads = ("run", "model", "defence", "aggregation")
+    return Sheet("accuracy", "Top-1 accuracy", "none", heads, tuple(columns), tuple(rows), note)
+
+
+def _key(line: Line) -> tuple[str, str, str]:
+    through = " (attacked through it)" if line.get("through") == "defence" else ""
+    where = f" {line['corruption']} {line['severity']}" if line["corruption"] else ""
+    return line["model"], f"{line['denoiser']}{through}{where}", line["aggregation"] or ""
+
+
+def _top1(run: Run, line: Line | None) -> Cell | None:
+    if line is None or line["top1"] is None:
+        return None
+    sql = (
+        f"SELECT 100 * avg(correct::INT) FROM '{run.folder}/metrics/*.parquet' "
+        f"WHERE condition_id = '{line['condition_id']}'"
+    )
+    ends = (100 * line["top1_low"], 100 * line["top1_high"])
+    return Cell(100 * line["top1"], *ends, line["n"], None, sql)
+
+
+def _to_first(first: Run, run: Run, line: Line | None) -> Cell | None:
+    """Paired, by Tango's interval; None for the first run itself and without a counterpart."""
+    if line is None or run is first:
+        return None
+    alike = [x for x in first.lines if all(x.get(name) == line.get(name) for name in _SAME)]
+    if not alike:
+        return None
+    mine, theirs = (
+        Outcomes([str(path) for path in (r.folder / "metrics").glob("*.parquet")], c)
+        for r, c in ((run, line["condition_id"]), (first, alike[0]["condition_id"]))
+    )
+    found = compare(*mine.beside(theirs, "top1"))
+    if not found.n:
+        return None
+    return Cell(100 * found.difference, 100 * found.low, 100 * found.high, found.n)
+
+
+def _scores(runs: Sequence[Run], names: Sequence[str]) -> list[Sheet]:
+    """One table per metric of maps that some run has."""
+    sheets = []
+    for metric, shown in METRICS.items():
+        lines = [
+            (name, line)
+            for run, name in zip(runs, names, strict=True)
+            for line in run.scores
+            if line["metric"] == metric and line["score"] in shown.scores
+        ]
+        if not lines:
+            continue
+        heads = list(dict.fromkeys((line["eps"], line["score"]) for _, line in lines))
+        rows: dict[tuple[str, ...], list[Cell | None]] = {}
+        for name, line in lines:
+            key = (name, line["model"], line["explainer"], line["denoiser"])
+            at = heads.index((line["eps"], line["score"]))
+            value, low, high = (_scaled(line[end], shown.scale) for end in ("value", "low", "high"))
+            rows.setdefault(key, [None] * len(heads))[at] = Cell(value, low, high, line["n"])
+        columns = tuple(Column(f"{shown.scores[score]}, {radius(eps)}", "") for eps, score in heads)
+        note = f"n = {range_of(line['n'] for _, line in lines)} images. {shown.note}"
+        cells = tuple((key, tuple(row)) for key, row in rows.items())
+        names_ = ("run", "model", "explainer", "defence")
+        sheets.append(Sheet(metric, shown.title, "none", names_, columns, cells, note))
+    return sheets
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else scale * value
+
+
+def _choices(runs: Sequence[Run], names: Sequence[str]) -> Section:
+    """Where the configurations differ from the first run's."""
+    pairs = []
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        lines = difference(runs[0].config, run.config)
+        pairs.append((name, "; ".join(lines) or "the same choices as the first"))
+    pairs.insert(0, (names[0], "the first; the others are held against it"))
+    return Section("choices", "What the runs differ in", render("pairs", pairs=pairs))

@@ -1,0 +1,216 @@
+"""Attacks of a configuration: what they cost, what they know, and that a sample stands alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fvit_ray import rng
+from fvit_ray.batch import Batch
+from fvit_ray.cli import build
+from fvit_ray.config import Config, ConfigError
+from fvit_ray.data.decode import decode_sample
+from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.data.shards import expand, read_samples
+from fvit_ray.evaluate import Evaluator
+from fvit_ray.plan import block_forwards, conditions
+
+DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
+LDM = {"denoiser": "sample_ldm", "sigma": 0.25, "trials": 2}
+SIZES = {"micro_batch": 3, "denoise_batch": 4, "explain_batch": 2, "chunk": 3}
+ADAPTIVE = "sample_vit-eps8-sample_ddpm-carlini-s0.25-m2-mean-adaptive"
+
+
+def config_of(attack: dict[str, Any] | None = None, **changes: Any) -> Config:
+    tree: dict[str, Any] = {"models": ["sample_vit"], "defences": ["none", DDPM], "compute": SIZES}
+    known = {"eps": [0, "8/255"], "steps": 2, "eot": 2, "through": ["classifier", "defence"]}
+    return build(tree | {"attack": known | (attack or {})} | changes)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    spec = Preprocess("model", (32, 32), 1.0, "bilinear")
+    samples = [s for _, s in zip(range(6), read_samples(expand("sample")[0]), strict=False)]
+    decoded = [decode_sample(raw, [spec], 10) for raw in samples]
+    pixels = torch.stack([torch.from_numpy(d.images[0]) for d in decoded])
+    image = pixels.permute(0, 3, 1, 2).float() / 255
+    label = torch.tensor([d.label for d in decoded])
+    return Batch(tuple(d.key for d in decoded), image, label)
+
+
+def part(batch: Batch, index: list[int]) -> Batch:
+    return Batch(tuple(batch.keys[i] for i in index), batch.image[index], batch.label[index])
+
+
+def by_sample(config: Config, batch: Batch) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(r["key"], r["condition_id"]): r for r in Evaluator(config)(batch).rows()}
+
+
+@pytest.mark.parametrize(
+    ("attack", "defences"),
+    [
+        ({"name": "pgd", "label": "prediction"}, [DDPM | {"aggregation": ["mean", "vote"]}]),
+        ({"name": "pgd", "eot": 3, "checkpoint": True}, [LDM]),
+        ({"name": "pgd", "gradient": "bpda"}, [LDM | {"noise_space": "pixel"}]),
+        ({"name": "apgd", "restarts": 2, "loss": "dlr"}, [DDPM]),
+        ({"name": "square", "queries": 3}, [DDPM]),
+        ({"name": "explanation", "steps": 1, "eot": 1}, [DDPM]),
+        ({"name": "pgd", "through": ["defence"]}, [DDPM | {"denoise": False}]),
+    ],
+)
+def test_planned_passes_are_the_passes_done(
+    batch: Batch, attack: dict[str, Any], defences: list[Any]
+) -> None:
+    """Forwards, backwards and what checkpoints compute again, padding included."""
+    certify = {"n": 5, "n0": 3, "early": False} if "noise_space" in defences[0] else {}
+    config = config_of(
+        attack, defences=["none", *defences], certify=certify, explainers=["gradcam"]
+    )
+    evaluator = Evaluator(config)
+    evaluator(part(batch, [0, 1, 2]))
+    assert dict(evaluator.meter.forwards) == dict(block_forwards(config))
+
+
+def test_the_names_of_conditions() -> None:
+    names = {c.condition_id: c.through for c in conditions(config_of())}
+    short = "sample_vit-eps{}-sample_ddpm-carlini-s0.25-m2-mean{}"
+    assert names == {
+        "sample_vit-eps0-none": None,
+        "sample_vit-eps8-none": "classifier",
+        short.format(0, ""): None,
+        short.format(8, ""): "classifier",
+        short.format(8, "-adaptive"): "defence",
+    }
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [{}, {"name": "apgd", "loss": "dlr", "steps": 1}, {"name": "square", "queries": 2}],
+)
+def test_an_image_does_not_feel_its_neighbours(batch: Batch, attack: dict[str, Any]) -> None:
+    """Across micro-batches, in float64, where sign() has nothing to amplify."""
+    double = {"micro_batch": 4, "denoise_batch": 8, "chunk": 4, "dtype": "float64"}
+    small = double | {"micro_batch": 2, "denoise_batch": 3, "chunk": 2}
+    attack, some = attack | {"through": "defence"}, part(batch, [0, 1, 2, 3])
+    whole = by_sample(config_of(attack, compute=double, defences=[DDPM]), some)
+    parts = by_sample(config_of(attack, compute=small, defences=[DDPM]), some)
+    for key, row in whole.items():
+        assert row["prob_label"] == pytest.approx(parts[key]["prob_label"], abs=1e-9)
+        assert row["pred"] == parts[key]["pred"]
+
+
+def test_place_and_company_in_the_block_leave_the_row_as_it_is(batch: Batch) -> None:
+    config = config_of(certify={"n": 4, "n0": 2})
+    alone = by_sample(config, part(batch, [0, 1]))
+    among = by_sample(config, part(batch, [0, 1, 5, 3]))
+    assert len(alone) == 2 * 5
+    for key, row in alone.items():
+        assert row == among[key]
+
+
+def test_a_second_threat_model_changes_nothing_of_the_first(batch: Batch) -> None:
+    batch = part(batch, [0, 1, 2])
+    both = by_sample(config_of(), batch)
+    transfer = by_sample(config_of({"through": "classifier"}), batch)
+    assert {key: both[key] for key in transfer} == transfer
+    adaptive = by_sample(config_of({"through": "defence"}), batch)
+    assert {key: both[key] for key in adaptive} == adaptive
+
+
+def test_against_a_plain_loop(batch: Batch) -> None:
+    """EOT-PGD through the defence, one image and one noise sample at a time, in float64."""
+    sizes = {"micro_batch": 2, "denoise_batch": 4, "chunk": 2, "dtype": "float64"}
+    config = config_of(compute=sizes)
+    evaluator = Evaluator(config)
+    images = evaluator(part(batch, [0, 1]), examples=2).examples[
+        f"adversarial/sample_vit/{ADAPTIVE}"
+    ]
+    model, eps = evaluator.networks.models["sample_vit"], 8 / 255
+    (denoiser,), (step,) = evaluator.networks.denoisers.values(), evaluator.networks.steps.values()
+    abar = denoiser.alphas_cumprod[step.t]
+    for i in range(2):
+        key, x, y = [batch.keys[i]], batch.image[i : i + 1].double(), int(batch.label[i])
+        x_adv = (x + eps * rng.uniform(0, key, "attack/eps8", 1, (3, 32, 32))[:, 0]).clamp(0, 1)
+        for k in range(2):
+            x_adv.requires_grad_()
+            probs = 0.0
+            for sample in range(2):
+                purpose = f"attack/eps8/through/call{k}"
+                n = rng.normal(0, key, purpose, 2, (3, 32, 32))[:, sample].double()
+                x_t = abar.sqrt() * (2 * x_adv - 1) + (1 - abar).sqrt() * n
+                x0 = denoiser.predict(x_t, step.t).x0
+                probs = probs + model(((x0 + 1) / 2).clamp(0, 1)).softmax(1)[0, y] / 2
+            (grad,) = torch.autograd.grad(-torch.log(probs), x_adv)
+            moved = x_adv.detach() + eps / 5 * grad.sign()
+            x_adv = torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
+        expected = (x_adv[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
+        assert torch.equal(images[i], expected)
+
+
+def test_what_the_attack_draws_is_never_drawn_again(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    draw = rng.normal_streams
+
+    def listen(seed: int, streams: Any, purpose: str, *rest: Any) -> torch.Tensor:
+        seen.append(purpose)
+        return draw(seed, streams, purpose, *rest)
+
+    monkeypatch.setattr(rng, "normal_streams", listen)
+    Evaluator(config_of({"steps": 3}, certify={"n": 2, "n0": 2}))(part(batch, [0, 1, 2]))
+    attack = {name for name in seen if name.startswith("attack/")}
+    assert attack == {f"attack/eps8/through/call{k}" for k in range(3)}
+    assert set(seen) - attack == {"dds/eps0", "dds/eps8", "certify"}
+
+
+def test_an_attack_on_the_explanation_keeps_the_prediction(batch: Batch) -> None:
+    config = config_of(
+        {"name": "explanation", "steps": 3, "label": "prediction", "through": "classifier"},
+        defences=["none"],
+        explainers=["input_gradient"],
+        explain={"target": "label"},
+        scores={"metrics": ["consistency"]},
+    )
+    results = Evaluator(config)(part(batch, [0, 1, 2]))
+    clean, moved = results.outcomes.values()
+    assert torch.equal(clean.pred, moved.pred)
+    scores = moved.scores["input_gradient"]["consistency"]
+    assert float(scores["top10"].max()) < 0.9  # its most salient pixels are others now
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"attack": {"through": "defence"}, "defences": ["none"]}, "attack.through: there is no"),
+        ({"attack": {"eot": 0}}, "attack.eot: 0 noise samples give no gradient"),
+        ({"attack": {"through": []}}, "attack.through: name classifier, defence or both"),
+        ({"defences": [DDPM | {"schedule": "chain", "sigma": "8/255"}]}, "needs attack.checkpoint"),
+        ({"attack": {"name": "apgd", "step_size": "1/255"}}, "step_size: apgd chooses its own"),
+        ({"attack": {"restarts": 2}}, "restarts: pgd runs once; use apgd"),
+        ({"attack": {"name": "square", "sanity": 4}}, "sanity: "),
+        (
+            {"certify": {"n": 9}, "defences": ["none"], "attack": {"through": "classifier"}},
+            "certify: only a smoothed classifier",
+        ),
+        (
+            {"certify": {"n": 9}, "defences": [DDPM | {"schedule": "paper", "sigma": "8/255"}]},
+            "certify: schedule 'paper' adds noise behind",
+        ),
+        ({"certify": {"n": 9}, "attack": {"eps": ["8/255"]}}, "attack.eps needs 0"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
+    attack = changes.pop("attack", None)
+    with pytest.raises(ConfigError) as refusal:
+        config_of(attack, **changes)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_bpda_or_a_blind_attack_on_a_chain_needs_no_checkpoint() -> None:
+    chain = [DDPM | {"schedule": "chain", "sigma": "8/255"}]
+    for attack in ({"gradient": "bpda"}, {"name": "square"}, {"checkpoint": True}):
+        assert config_of(attack, defences=chain).attack.through

@@ -1,0 +1,213 @@
+"""What is compiled: one graph per network and shape, the results of the eager network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fvit_ray import networks, registry
+from fvit_ray.attacks.pgd import attack
+from fvit_ray.batch import Batch
+from fvit_ray.cli import build
+from fvit_ray.denoisers.latent import LatentDenoiser
+from fvit_ray.evaluate import Evaluator
+from fvit_ray.fused import EAGER, Fused, Fusion, choose, fuse, fuse_denoiser, prepare
+from fvit_ray.models.load import load_classifier
+
+DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
+LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 2}
+
+
+class Backend:
+    """Runs a captured graph as it is; counts graphs and their calls."""
+
+    def __init__(self) -> None:
+        self.graphs = self.calls = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
+        self.graphs += 1
+
+        def run(*args: Any) -> Any:
+            self.calls += 1
+            return graph(*args)
+
+        return run
+
+
+class Small(nn.Module):
+    """A classifier with a normalisation, as small as an inductor test needs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        self.norm = nn.GroupNorm(2, 8)
+        for i, parameter in enumerate(self.parameters()):
+            generator = torch.Generator().manual_seed(i)
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 3
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = nn.functional.silu(self.norm(self.conv((x - 0.5) / 0.25)))
+        out: Tensor = self.head(h.mean((2, 3)))
+        return out
+
+
+def images(count: int) -> Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def walk(denoiser: Any, x: Tensor, t: int) -> Tensor:
+    with torch.inference_mode():
+        out: Tensor = denoiser.decode(denoiser.predict(denoiser.encode(x), t).x0)
+        return out
+
+
+@pytest.mark.parametrize(("name", "parts"), [("sample_ddpm", 1), ("sample_ldm", 3)])
+def test_a_denoiser_is_one_graph_per_network(name: str, parts: int) -> None:
+    denoiser, x, backend = registry.load("denoiser", name)(None), images(3), Backend()
+    expected = [walk(denoiser, x, t) for t in (100, 101)]
+    assert fuse_denoiser(denoiser, Fusion(True, True, backend)) is denoiser
+    for t, wanted in zip((100, 101, 100, 101), expected * 2, strict=True):
+        torch.testing.assert_close(walk(denoiser, x, t), wanted, rtol=1e-5, atol=1e-5)
+    assert (backend.graphs, backend.calls) == (parts, 4 * parts)
+
+
+def test_only_known_sizes_are_compiled() -> None:
+    denoiser, backend, sizes = registry.load("denoiser", "sample_ddpm")(None), Backend(), {3}
+    fuse_denoiser(denoiser, Fusion(True, backend=backend), sizes)
+    expected = walk(registry.load("denoiser", "sample_ddpm")(None), images(2), 100)
+    assert torch.equal(walk(denoiser, images(2), 100), expected)
+    assert backend.graphs == 0
+    sizes.add(2)
+    walk(denoiser, images(2), 100)
+    assert backend.graphs == 1
+
+
+def test_gradients_go_through_the_eager_forward() -> None:
+    plain, fused, backend = (
+        *(registry.load("denoiser", "sample_ldm")(None) for _ in "ab"),
+        Backend(),
+    )
+    fuse_denoiser(fused, Fusion(True, backend=backend))
+    grads = []
+    for denoiser in (plain, fused):
+        x = images(2).requires_grad_()
+        out = denoiser.decode(denoiser.predict(denoiser.encode(x), 100).x0)
+        grads.append(torch.autograd.grad(out.square().sum(), x)[0])
+    assert torch.equal(*grads)
+    assert backend.graphs == 0
+
+
+def test_an_attack_compiles_its_pass_forward_and_back() -> None:
+    model, x, y, backend = load_classifier("sample_vit"), images(3), torch.arange(3), Backend()
+    options: dict[str, Any] = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 3}
+    expected = attack(lambda x, step: model(x), x, y, **options)
+    fast = fuse(model, Fusion(True, backend=backend), gradient=True)
+    found = attack(lambda x, step: fast(x), x, y, **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert (backend.graphs, backend.calls) == (1, 3)
+    with torch.no_grad():  # not what it was compiled for
+        torch.testing.assert_close(fast(x), model(x))
+    assert backend.graphs == 1
+
+
+def test_a_real_compiler_gives_the_same_image() -> None:
+    """Inductor, whose kernels are new code, without gradient and with it."""
+    model, x, y = Small(), images(4), torch.arange(4)
+    plain, back = (fuse(model, Fusion(True), gradient=gradient) for gradient in (False, True))
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(x), model(x), rtol=1e-5, atol=1e-5)
+    points = [x.clone().requires_grad_() for _ in range(2)]
+    losses = [
+        nn.functional.cross_entropy(f(p), y) for f, p in zip((model, back), points, strict=True)
+    ]
+    grads = [torch.autograd.grad(loss, p)[0] for loss, p in zip(losses, points, strict=True)]
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-6)
+    assert grads[0].abs().max() > 0
+
+
+def test_steps_are_folded_before_the_first_call() -> None:
+    ddpm, ldm = (registry.load("denoiser", name)(None) for name in ("sample_ddpm", "sample_ldm"))
+    prepare(ddpm, 2, chain=True)
+    prepare(ldm, 7)
+    assert len(ddpm.network._known) == 3
+    known = ldm.network._known
+    assert list(known) == [(7, ldm.condition)]
+    walk(ldm, images(1), 7)
+    assert len(known) == 1
+
+
+def test_what_has_no_known_parts_stays_as_it_is() -> None:
+    class Own:
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+    own = Own()
+    prepare(fuse_denoiser(own, Fusion(True, True)), 3)
+    assert vars(own) == {}
+    assert fuse(own.encode, EAGER) == own.encode
+    assert isinstance(fuse(own.encode, Fusion(True)), Fused)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "compiled", "last"),
+    [
+        ("auto", "cpu", False, False),
+        ("auto", "cuda", True, True),
+        ("on", "cpu", True, False),
+        ("off", "cuda", False, False),
+    ],
+)
+def test_the_choice(asked: str, device: str, compiled: bool, last: bool) -> None:
+    fusion = choose(build({"models": ["m"], "compute": {"compile": asked}}).compute, device)
+    assert (fusion.compile, fusion.channels_last) == (compiled, last)
+    assert fusion.mode == ("max-autotune-no-cudagraphs" if device == "cuda" else None)
+
+
+def config(**compute: Any) -> Any:
+    sizes = {"micro_batch": 3, "denoise_batch": 4, "explain_batch": 4, "chunk": 6}
+    return build(
+        {
+            "models": ["sample_vit"],
+            "defences": ["none", DDPM, LDM],
+            "attack": {"eps": [0, "8/255"], "steps": 2},
+            "explainers": ["raw_attention"],
+            "compute": sizes | compute,
+        }
+    )
+
+
+def test_an_evaluation_compiles_each_shape_once_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = Backend()
+    batch = Batch(tuple("abcdef"), images(6), torch.arange(6))
+    expected = Evaluator(config())(batch)
+    monkeypatch.setattr(networks, "choose", lambda *_: Fusion(True, False, backend))
+    evaluator = Evaluator(config(compile="on"))
+    assert isinstance(evaluator.networks.models["sample_vit"], nn.Module)
+    found = evaluator(batch)
+    graphs, calls = backend.graphs, backend.calls
+    # classifier at 3 and at 4, its pass with gradient, the U-Nets, encoder and decoder
+    assert graphs == 7
+    evaluator(batch)
+    assert backend.graphs == graphs
+    assert backend.calls == 2 * calls
+    for name, outcome in expected.outcomes.items():
+        other = found.outcomes[name]
+        assert torch.equal(outcome.pred, other.pred)
+        torch.testing.assert_close(outcome.prob_label, other.prob_label, rtol=1e-5, atol=1e-5)
+        maps, others = outcome.saliency["raw_attention"], other.saliency["raw_attention"]
+        torch.testing.assert_close(maps, others, rtol=1e-2, atol=1e-2)
+
+
+def test_a_latent_denoiser_has_its_parts_where_they_are_looked_for() -> None:
+    denoiser = registry.load("denoiser", "sample_ldm")(None)
+    assert isinstance(denoiser, LatentDenoiser)
+    fuse_denoiser(denoiser, Fusion(True, backend=Backend()))
+    parts = (denoiser.network.forward, denoiser.encoder, denoiser.decoder)
+    assert all(isinstance(part, Fused) for part in parts)

@@ -1,0 +1,65 @@
+"""No network runs more often than the plan says, and padding is counted to the image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from fvit_ray.batch import Batch
+from fvit_ray.cli import build
+from fvit_ray.evaluate import Evaluator
+from fvit_ray.plan import block_forwards, forwards
+
+DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
+LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 3}
+DEFENCES = ["none", {"denoiser": "identity", "trials": 2}, DDPM, LDM]
+
+
+def meter(micro_batch: int, denoise_batch: int, explain_batch: int, samples: int) -> Any:
+    """(passes done, configuration) of a run of both aggregations over `samples` images."""
+    sizes = {"micro_batch": micro_batch, "denoise_batch": denoise_batch, "chunk": micro_batch}
+    both = [d if d == "none" else d | {"aggregation": ["mean", "vote"]} for d in DEFENCES]
+    config = build(
+        {
+            "models": ["sample_vit", "sample_deit"],
+            "defences": both,
+            "attack": {"eps": [0, "8/255"], "steps": 2},
+            "explainers": ["rollout", "gradcam"],
+            "explain": {"target": "label"},
+            "compute": sizes | {"explain_batch": explain_batch},
+        }
+    )
+    evaluator = Evaluator(config)
+    image = torch.rand(samples, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    keys = tuple(str(i) for i in range(samples))
+    evaluator(Batch(keys, image, torch.arange(samples) % 10))
+    return evaluator.meter.forwards, config
+
+
+@pytest.mark.parametrize(("denoise_batch", "explain_batch"), [(6, 6), (4, 5)])
+def test_what_is_done_is_what_was_planned(denoise_batch: int, explain_batch: int) -> None:
+    done, config = meter(2, denoise_batch, explain_batch, 4)
+    block = block_forwards(config)
+    assert {"encoder", "decoder", "denoiser", "classifier", "classifier backward"} == set(block)
+    networks = {name: count for name, count in done.items() if not name.startswith("relevance")}
+    assert networks == {name: 2 * count for name, count in block.items()}
+    planned, _ = forwards(config)
+    assert all(count <= 4 * planned[name] for name, count in networks.items())
+
+
+def test_padding_by_hand() -> None:
+    """5 images in blocks of 4: 2 blocks. Per block and set of trials: DDPM 8, LDM 12 in calls of 5,
+    which are 10 and 15; the encoder sees 4 images in a call of 5."""
+    done, _ = meter(4, 5, 4, 5)
+    # clean trials are shared by two classifiers, attacked ones are each one's own
+    sets, blocks = 1 + 2, 2
+    expected = Counter(denoiser=(10 + 15) * sets * blocks, encoder=5 * sets * blocks)
+    expected["decoder"] = 15 * sets * blocks
+    assert {name: done[name] for name in expected} == expected
+    # per classifier and block: 2 steps; both radii classify and explain 4 + 8 + 8 + 12 copies
+    judged, explained = 4 + 10 + 10 + 15, 4 + 8 + 8 + 12
+    assert done["classifier"] == 2 * blocks * (2 * 4 + 2 * (judged + explained))
+    assert done["classifier backward"] == 2 * blocks * (2 * 4 + 2 * explained)

@@ -1,0 +1,87 @@
+"""The checks on a run's own samples: they pass a plain classifier and find a masked one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fvit_ray.batch import Batch
+from fvit_ray.cli import build
+from fvit_ray.data.decode import decode_sample
+from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.data.shards import expand, read_samples
+from fvit_ray.networks import Networks
+from fvit_ray.sanity import check_attacks
+
+MASKED = "fvit_ray.sample.masked:build"
+DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    spec = Preprocess("model", (32, 32), 1.0, "bilinear")
+    samples = [s for _, s in zip(range(12), read_samples(expand("sample")[0]), strict=False)]
+    decoded = [decode_sample(raw, [spec], 10) for raw in samples]
+    pixels = torch.stack([torch.from_numpy(d.images[0]) for d in decoded])
+    label = torch.tensor([d.label for d in decoded])
+    return Batch(tuple(d.key for d in decoded), pixels.permute(0, 3, 1, 2).float() / 255, label)
+
+
+def checked(batch: Batch, model: str, **changes: Any) -> list[dict[str, Any]]:
+    attack = {"eps": [0, "8/255"], "steps": 10, "queries": 60, **changes.pop("attack", {})}
+    small = {"micro_batch": 12, "denoise_batch": 12, "chunk": 12}
+    config = build({"models": [model], "attack": attack, "compute": small} | changes)
+    networks = Networks(config)
+    found = check_attacks(networks, {model: batch})
+    # what they cost is counted beside the networks' passes, which the plan speaks of
+    assert set(networks.meter.forwards) == {"sanity"}
+    return found
+
+
+def verdicts(entry: dict[str, Any]) -> dict[str, bool]:
+    return {check["name"]: check["passed"] for check in entry["checks"]}
+
+
+def test_a_plain_classifier_passes(batch: Batch) -> None:
+    (entry,) = checked(batch, "sample_vit", attack={"queries": 20})
+    assert entry["conditions"] == ["sample_vit-eps8-none"]
+    assert (entry["eps"], entry["n"]) == (8 / 255, 12)
+    found = verdicts(entry)
+    assert set(found) == {
+        "falls with eps", "more steps", "white-box is strongest", "loss has flattened",
+        "gradient lives",
+    }  # fmt: skip
+    assert found["falls with eps"]
+    assert found["white-box is strongest"]
+    assert found["gradient lives"]
+
+
+def test_a_quantised_image_is_found_out(batch: Batch) -> None:
+    """Its gradient is zero everywhere: it looks robust, and every number is marked."""
+    (entry,) = checked(batch, MASKED, attack={"eps": [0, "24/255"]})
+    found = verdicts(entry)
+    assert not found["gradient lives"]
+    assert not found["falls with eps"]
+    assert not found["loss has flattened"]
+    assert not found["white-box is strongest"]
+
+
+def test_a_defence_is_checked_where_the_attack_goes_through_it(batch: Batch) -> None:
+    some = Batch(batch.keys[:2], batch.image[:2], batch.label[:2])
+    more = {"steps": 2, "eot": 1, "queries": 2, "through": ["classifier", "defence"]}
+    bare, defended = checked(some, "sample_vit", attack=more, defences=["none", DDPM])
+    assert bare["conditions"] == ["sample_vit-eps8-none"]
+    name = "sample_vit-eps8-sample_ddpm-carlini-s0.25-m2-mean-adaptive"
+    assert defended["conditions"] == [name]
+    lines = {check["name"]: check["line"] for check in defended["checks"]}
+    assert lines.keys() >= {"more noise samples", "noise is fresh", "noise seeds"}
+    assert "transfer" in lines["white-box is strongest"]
+    assert lines["noise seeds"].endswith("over 3 seeds")
+    assert verdicts(defended)["noise is fresh"]
+
+
+def test_a_transferred_attack_is_not_judged(batch: Batch) -> None:
+    some = Batch(batch.keys[:2], batch.image[:2], batch.label[:2])
+    assert checked(some, "sample_vit", attack={"steps": 1}, defences=[DDPM]) == []
