@@ -69,7 +69,7 @@ COLUMNS = {
     "accuracy": "accuracy pp",
     "psnr": "PSNR dB",
     "x0": "x0 dB",
-    "cosine": "cosine",
+    "cosine_percent": "cosine %",
     "robust_reference": "robust % ref",
     "robust": "robust %",
     "ce_reference": "CE ref",
@@ -207,7 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"agreement: {error}", file=sys.stderr)
         return 2
-    print(record.table(rows, COLUMNS))
+    shown = [row | {"cosine_percent": 100 * row["cosine"]} for row in rows]
+    print(record.table(shown, COLUMNS))
     print("\n" + record.summary(head))
     for path in record.save(args.name, head, rows, args.out):
         print(f"wrote {path}")

@@ -22,6 +22,7 @@ MARKS = (
 def denoisers(rows: Sequence[record.Row], head: Mapping[str, Any], path: Path) -> Path:
     """Write a PNG: milliseconds per sample on a logarithmic scale, and the stages' shares."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     measured = [row for row in rows if row["kind"] == "evaluate" and "ms" in row]
     many = len({row["model"] for row in measured}) > 1
@@ -46,10 +47,14 @@ def denoisers(rows: Sequence[record.Row], head: Mapping[str, Any], path: Path) -
             )
     for at, row in enumerate(measured):
         left.annotate(
-            f"{row['ms']:,.3g}", (row["ms"], at), (0, 7), textcoords="offset points",
+            _text(row["ms"]), (row["ms"], at), (0, 7), textcoords="offset points",
             ha="center", fontsize=8,
         )  # fmt: skip
     left.set(xscale="log", xlabel="ms per sample", yticks=list(places), yticklabels=names)
+    low, high = left.get_xlim()
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value)))
+    left.xaxis.set_minor_formatter(NullFormatter())
     left.grid(axis="x", alpha=0.3)
     _shares(right, measured)
     left.invert_yaxis()
@@ -64,6 +69,10 @@ def denoisers(rows: Sequence[record.Row], head: Mapping[str, Any], path: Path) -
     figure.suptitle(_title(measured, head), fontsize=9)
     figure.savefig(path, dpi=130)
     return path
+
+
+def _text(ms: float) -> str:
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def _shown(key: str, head: Mapping[str, Any]) -> bool:

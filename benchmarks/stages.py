@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from statistics import median
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import measure
@@ -96,7 +96,7 @@ def install(evaluator: Evaluator) -> Clock:
 
 
 class Timed(NamedTuple):
-    """Medians in seconds of whole runs and of their stages, how many runs, and joules per run."""
+    """Seconds of the median run and of its stages, how many runs there were, joules per run."""
 
     total: float
     stages: dict[str, float]
@@ -116,9 +116,9 @@ def timed(evaluator: Evaluator, clock: Clock, batch: Batch, repeats: int, limit:
         parts.append(clock.read())
     joules = (energy.joules() - before) / len(totals) if energy else None
     share = (measure.cpu_seconds() - cpu) / sum(totals) / torch.get_num_threads()
-    names = [name for name in STAGES if any(name in part for part in parts)]
-    stages = {name: median(part.get(name, 0.0) for part in parts) for name in names}
-    total = median(totals)
+    total = median_low(totals)
+    stages = parts[totals.index(total)]  # of that run: they add up
+    stages = {name: stages[name] for name in STAGES if name in stages}
     stages[OTHER] = max(0.0, total - sum(stages.values()))
     return Timed(total, stages, len(totals), joules, share if device.type == "cpu" else None)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fvit_ray import cli
 from fvit_ray.atomic import replacing
+from fvit_ray.backoff import NoMemory
 from fvit_ray.batch import Batch
 from fvit_ray.config import SAMPLE, SAMPLE_MODELS, Config, ConfigError
 from fvit_ray.data.decode import decode_image
@@ -26,6 +27,7 @@ from fvit_ray.data.preprocess import Pixels, apply
 from fvit_ray.denoisers.base import DenoiserError
 from fvit_ray.evaluate import Evaluator, preprocess_of
 from fvit_ray.explainers import ExplainError
+from fvit_ray.fused import FusionError
 from fvit_ray.mapper import ClassMapper, check_explainers
 from fvit_ray.models.classes import class_index, short_name
 from fvit_ray.models.load import ModelError, ModelInfo, describe, locate_weights
@@ -38,6 +40,7 @@ from fvit_ray.settings import Defence
 METHODS = ("raw_attention", "rollout", "gradcam", "lrp", "vta")  # the paper's
 BEST = "vta"  # the method shown with DDS; the last one asked for if it is not among them
 LIKELIEST = 2  # classes explained where none is named
+REFUSED = (ConfigError, ModelError, DenoiserError, ExplainError, FusionError, NoMemory)
 USAGE = (
     "usage: jobs/explain.py IMAGE... [--classes A B] [--models NAME ...] [--out DIR] "
     "[--LEAF VALUE ...]; see --help"
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for path in explain_images(parse(argv)):
             print(path, flush=True)
-    except (ConfigError, ModelError, DenoiserError, ExplainError, OSError) as error:
+    except (*REFUSED, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -121,7 +124,7 @@ def fitted(config: Config) -> Config:
 def explain_images(request: Request) -> Iterator[Path]:
     """Refuse what cannot run, then write and yield `OUT/<image>-<model>.png` one by one.
 
-    raises ConfigError, ModelError, DenoiserError, ExplainError: one line each
+    raises one of REFUSED: one line each
     """
     config = request.config
     if config.compute.device == "cuda" and not torch.cuda.is_available():

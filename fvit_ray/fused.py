@@ -11,8 +11,10 @@ on a CPU nothing is changed at all unless it is asked for.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
@@ -47,15 +49,31 @@ class Fusion:
 EAGER = Fusion()
 
 
+class FusionError(ValueError):
+    """A compilation that cannot be; the message is one line with the remedy."""
+
+
 def choose(compute: Compute, device: torch.device | str) -> Fusion:
-    """`auto` is on for CUDA and off for a CPU, where fusion gains little and costs a compiler.
+    """`auto` is on for CUDA where a compiler is at hand, off for a CPU, where fusion gains little.
 
     channels_last follows `compile`: CUDA's eager group norm returns to the other format, so that
-    without a compiler the format alone can lose.
+    without a compiler the format alone can lose. Raises `FusionError` where `on` cannot be.
     """
     cuda = torch.device(device).type == "cuda"
-    compiled = {"auto": cuda, "on": True, "off": False}[compute.compile]
+    lacking = lacks(cuda) if compute.compile == "on" or (cuda and compute.compile == "auto") else ""
+    if compute.compile == "on" and lacking:
+        raise FusionError(f"compute.compile: this machine has no {lacking}; install it, or off")
+    compiled = {"auto": cuda and not lacking, "on": True, "off": False}[compute.compile]
     return Fusion(compiled, compiled and cuda, mode=MODE if cuda else None)
+
+
+def lacks(cuda: bool) -> str:
+    """What torch.compile needs beside torch and is not on this machine; "" if all is."""
+    if cuda and find_spec("triton") is None:
+        return "triton"
+    # CUDA kernels are launched by a few lines of C, a CPU's are C++
+    names = ("gcc", "cc", "clang") if cuda else ("g++", "c++", "clang++")
+    return "" if any(map(shutil.which, names)) else f"compiler ({', '.join(names)})"
 
 
 class Fused:

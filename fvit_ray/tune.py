@@ -53,9 +53,11 @@ def resolved(config: Config, device: str | None = None) -> dict[str, Any]:
 
 
 def applied(config: Config, found: dict[str, Any]) -> Config:
-    """The configuration with the sizes of `resolved`; what was asked for otherwise."""
-    sizes = {name: found[name] for name in SIZES if name in found}
-    return config.model_copy(update={"compute": config.compute.model_copy(update=sizes)})
+    """The configuration with the sizes and the compilation of `resolved`, as asked otherwise."""
+    known: dict[str, Any] = {name: found[name] for name in SIZES if name in found}
+    if "compile" in found:
+        known["compile"] = "on" if found["compile"] else "off"
+    return config.model_copy(update={"compute": config.compute.model_copy(update=known)})
 
 
 def assumed(config: Config) -> Config:

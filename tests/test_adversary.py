@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fvit_ray.config import Config, ConfigError
 from fvit_ray.data.decode import decode_sample
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.data.shards import expand, read_samples
+from fvit_ray.dist.preflight import check_denoisers
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import block_forwards, conditions
 
@@ -214,3 +216,45 @@ def test_a_bpda_or_a_blind_attack_on_a_chain_needs_no_checkpoint() -> None:
     chain = [DDPM | {"schedule": "chain", "sigma": "8/255"}]
     for attack in ({"gradient": "bpda"}, {"name": "square"}, {"checkpoint": True}):
         assert config_of(attack, defences=chain).attack.through
+
+
+BLOCKED = """
+from fvit_ray.denoisers.ddpm import build_sample
+
+
+class Blocked:
+    def __init__(self, inner):
+        self.inner, self.alphas_cumprod = inner, inner.alphas_cumprod
+        self.resolution, self.latent = inner.resolution, False
+
+    def encode(self, x):
+        return self.inner.encode(x)
+
+    def predict(self, z_t, t):
+        return self.inner.predict(z_t.detach(), t)
+
+    def decode(self, z):
+        return self.inner.decode(z)
+
+
+def build(weights, **options):
+    return Blocked(build_sample(weights, **options))
+"""
+
+
+def test_a_denoiser_without_a_gradient_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blocked_denoiser.py").write_text(BLOCKED)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = [DDPM | {"denoiser": "blocked_denoiser:build"}]
+    with pytest.raises(ConfigError, match=r"defences\.0: .*bpda, or through the classifier"):
+        check_denoisers(config_of(defences=own))
+    check_denoisers(config_of({"gradient": "bpda"}, defences=own))
+    check_denoisers(config_of({"through": "classifier"}, defences=own))
+
+
+def test_a_certificate_of_latents_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match=r"defences\.0: certify: .*noise_space: pixel"):
+        check_denoisers(config_of(certify={"n": 9}, defences=[LDM]))
+    check_denoisers(config_of(certify={"n": 9}, defences=[LDM | {"noise_space": "pixel"}]))

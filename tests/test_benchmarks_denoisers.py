@@ -104,10 +104,12 @@ def test_the_older_style_sees_the_same_classes(bench, tmp_path):
 
 
 def test_a_row_that_fails_leaves_the_others(bench, tmp_path):
-    words = "--tiny --repeats 1 --device cpu --denoisers none sd14@13 nonsense@256 --out"
+    words = "--tiny --repeats 1 --device cpu --denoisers none sd14@13 nonsense@256"
+    words += " --denoise-batch auto --out"
     assert bench.denoisers.main([*words.split(), str(tmp_path)]) == 0
     rows = {row["row"]: row for row in written(tmp_path, "denoisers-tiny")[1]}
     assert rows["none"]["ms"] > 0
+    assert rows["none"]["tune_s"] > 0  # of the size that was left to the tuner
     assert "resolution: 1" in rows["sd14@13"]["error"]
     assert "nonsense" in rows["nonsense@256"]["error"]
     assert "ms" not in rows["ldm"]  # not run: empty

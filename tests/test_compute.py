@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,9 @@ from fvit_ray.config import Config, ConfigError
 from fvit_ray.denoisers.latent import LatentDenoiser
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import conditions
+from fvit_ray.report.protocol import _arithmetic
+from fvit_ray.results import Meter
+from fvit_ray.transfer import Feeder, download, finish, upload
 
 LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 2}
 HALF = {"attack": "bfloat16", "explainer": "bfloat16", "autoencoder": "bfloat16"}
@@ -111,3 +116,38 @@ def test_an_attack_in_bfloat16_steps_in_float32() -> None:
     moved = (found - batch.image).abs()
     assert float(moved.max()) <= 8 / 255 + 1e-6
     assert float((found.bfloat16().float() - found).abs().max()) > 0
+
+
+def test_the_protocol_line_says_what_was_resolved() -> None:
+    resolved = {"dtypes": config(dtype="float16").compute.dtypes, "micro_batch": 6}
+    resolved |= {"denoise_batch": 4, "denoise_batches": {"sample_ldm": 8}, "compile": True}
+    asked = {"dtype": "float16", "micro_batch": "auto", "denoise_batch": "auto"}
+    document = {"device": "cuda", "seed": 0, "fingerprint": "f", "resolved": resolved}
+    line = _arithmetic(SimpleNamespace(document=document, config={"compute": asked}))  # type: ignore[arg-type]
+    for part in ("dtype float16;", "attack dtype bfloat16", "micro_batch 6", "sample_ldm 8"):
+        assert part in line
+    assert "classifier dtype" not in line
+    assert "compiled yes" in line
+
+
+def test_stages_count_their_own_seconds() -> None:
+    meter = Meter()
+    with meter.stage("score"):
+        time.sleep(0.02)
+        with meter.stage("denoise", "ddpm", 6):
+            time.sleep(0.05)
+        with meter.stage("classify"):
+            time.sleep(0.03)
+    assert meter.seconds["denoise"] >= 0.05
+    assert 0.02 <= meter.seconds["score"] < meter.seconds["denoise"] + meter.seconds["classify"]
+    assert meter.costs["denoise/ddpm/copies"] == 6
+    assert meter.costs["denoise/ddpm"] == meter.seconds["denoise"]
+
+
+def test_a_copy_to_a_cpu_is_the_tensor() -> None:
+    x = torch.rand(3)
+    feed = Feeder(torch.device("cpu"))
+    assert feed(x) is x
+    assert upload(x, "cpu") is x
+    assert torch.equal(download(x.requires_grad_().detach()), x)
+    finish(torch.device("cpu"))

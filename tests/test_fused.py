@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fvit_ray import networks, registry
+from fvit_ray import fused, networks, registry
 from fvit_ray.attacks.pgd import attack
 from fvit_ray.batch import Batch
 from fvit_ray.cli import build
 from fvit_ray.denoisers.latent import LatentDenoiser
 from fvit_ray.evaluate import Evaluator
-from fvit_ray.fused import EAGER, Fused, Fusion, choose, fuse, fuse_denoiser, prepare
+from fvit_ray.fused import EAGER, Fused, Fusion, FusionError, choose, fuse, fuse_denoiser, prepare
 from fvit_ray.models.load import load_classifier
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
@@ -88,13 +88,11 @@ def test_only_known_sizes_are_compiled() -> None:
 
 
 def test_gradients_go_through_the_eager_forward() -> None:
-    plain, fused, backend = (
-        *(registry.load("denoiser", "sample_ldm")(None) for _ in "ab"),
-        Backend(),
-    )
-    fuse_denoiser(fused, Fusion(True, backend=backend))
+    plain, fast = (registry.load("denoiser", "sample_ldm")(None) for _ in "ab")
+    backend = Backend()
+    fuse_denoiser(fast, Fusion(True, backend=backend))
     grads = []
-    for denoiser in (plain, fused):
+    for denoiser in (plain, fast):
         x = images(2).requires_grad_()
         out = denoiser.decode(denoiser.predict(denoiser.encode(x), 100).x0)
         grads.append(torch.autograd.grad(out.square().sum(), x)[0])
@@ -166,6 +164,14 @@ def test_the_choice(asked: str, device: str, compiled: bool, last: bool) -> None
     fusion = choose(build({"models": ["m"], "compute": {"compile": asked}}).compute, device)
     assert (fusion.compile, fusion.channels_last) == (compiled, last)
     assert fusion.mode == ("max-autotune-no-cudagraphs" if device == "cuda" else None)
+
+
+def test_without_a_compiler_auto_is_off_and_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused.shutil, "which", lambda name: None)
+    auto, on = (build({"models": ["m"], "compute": {"compile": c}}).compute for c in ("auto", "on"))
+    assert not choose(auto, "cuda").compile
+    with pytest.raises(FusionError, match="this machine has no compiler"):
+        choose(on, "cpu")
 
 
 def config(**compute: Any) -> Any:

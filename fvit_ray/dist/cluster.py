@@ -47,8 +47,8 @@ def connected(address: str | None) -> Iterator[None]:
     if address == "local":
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-        # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data
 

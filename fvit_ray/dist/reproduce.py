@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fvit_ray import cli
 from fvit_ray.config import ConfigError
@@ -23,6 +23,10 @@ from fvit_ray.experiments.load import (
     placeholders,
     without_weights,
 )
+from fvit_ray.sinks import manifest
+
+if TYPE_CHECKING:  # imports torch, which a refused command does not wait for
+    from fvit_ray.experiments.merge import Shared
 
 OPTIONS = {
     "scale": "sample (default) or paper",
@@ -126,17 +130,33 @@ def reproduce(request: Request) -> int:
         print(outlook(wanted, request.scale, **request.rest))
         return 0
     experiments, skipped = _ready(wanted)
-    runs = []
     shared = shared_runs(experiments, request.scale)
-    for at, run in enumerate(shared):
-        names = sorted({member.experiment for member in run.members})
-        folder = request.out / "runs" / f"{'-'.join(names)}-{run.config.fingerprint()[:8]}"
-        print(f"[{at + 1}/{len(shared)}] {run.config.name} -> {folder}", flush=True)
-        _run(run.config, folder, request.address)
-        runs.append((run, folder))
+    runs = [(run, request.out / "runs" / _folder(run)) for run in shared]
+    with _one_ray(request.address, [folder for _, folder in runs]):
+        for at, (run, folder) in enumerate(runs):
+            print(f"[{at + 1}/{len(shared)}] {run.config.name} -> {folder}", flush=True)
+            _run(run.config, folder, request.address)
     study = Study(request.out, request.scale, tuple(experiments), tuple(runs), tuple(skipped))
     show(*write(study), study)
     return 0
+
+
+def _folder(run: Shared) -> str:
+    names = sorted({member.experiment for member in run.members})
+    return f"{'-'.join(names)}-{run.config.fingerprint()[:8]}"
+
+
+@contextmanager
+def _one_ray(address: str | None, folders: Sequence[Path]) -> Iterator[None]:
+    """One Ray for all the runs, if any has something left to compute."""
+    documents = [manifest.read_run(folder) for folder in folders]
+    if all(document is not None and document["status"] == "complete" for document in documents):
+        yield
+        return
+    from fvit_ray.dist import cluster
+
+    with cluster.connected(address):
+        yield
 
 
 def _ready(wanted: Sequence[Experiment]) -> tuple[list[Experiment], list[str]]:

@@ -90,7 +90,8 @@ class Record:
 class Tries:
     """The record of one chunk and stage (`name`) as a file; `session` names the driver's run.
 
-    As a context manager: an end without an error, after the commit, forgets the record.
+    As a context manager it forgets the record at the end: after the commit, and where an exception
+    ends the run, which is no death. What ends the process leaves it.
     """
 
     def __init__(self, place: Place, name: str, session: str) -> None:
@@ -102,7 +103,7 @@ class Tries:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None or issubclass(kind, Exception):
             self.place.remove(self.name)
 
     @property
@@ -123,9 +124,8 @@ class Tries:
             record.why = {int(place): text for place, text in stored["why"].items()}
             record.killers = set(stored["killers"])
             record.rounds, record.searching = stored["rounds"], stored["searching"]
-            if stored["open"] is not None:
-                session, (a, b) = stored["open"]
-                self._note_death((a, b), session)
+            session, (a, b) = stored["open"]
+            self._note_death((a, b), session)
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError):
@@ -138,11 +138,11 @@ class Tries:
         if certain or own >= DEATHS or len(self.deaths) >= FOREIGN:
             self.record.searching = True
 
-    def _write(self, group: Group | None) -> None:
+    def _write(self, group: Group) -> None:
         record = self.record
         state = {
             "size": record.size,
-            "open": None if group is None else [self.session, group],
+            "open": [self.session, group],
             "deaths": self.deaths,
             "died": [[group, count] for group, count in record.died.items()],
             "passed": sorted(record.passed),
@@ -182,7 +182,6 @@ class Tries:
                 result = work(record.places(group))
             except Exception as error:
                 if group == NOTHING:
-                    self._write(None)
                     raise
                 if group[1] - group[0] == 1:
                     record.why[group[0]] = f"{type(error).__name__}: {_line(error)}"

@@ -10,22 +10,27 @@ from fvit_ray.dist.cluster import Pool
 
 
 def resolve(config: Config, pool: Pool) -> dict[str, Any]:
-    """`tune.resolved` on a device of the pool; on the driver where nothing is to be tuned.
+    """`tune.resolved` on a device of the pool; on the driver where the device is not asked.
 
     A pool of unlike GPUs is tuned on the one that Ray hands out. Raises `ConfigError`, one line.
     """
     import ray
     from ray.exceptions import RayError
 
-    if not config.compute.tuned:
+    tuned = config.compute.tuned
+    if not tuned and (pool.device == "cpu" or config.compute.compile == "off"):
         from fvit_ray.tune import resolved
 
-        return resolved(config, pool.device)
+        try:
+            return resolved(config, pool.device)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     options: dict[str, Any] = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
     if pool.accelerator_type is not None:
         options["accelerator_type"] = pool.accelerator_type
     task = ray.remote(max_retries=0)(_resolved).options(**options)
-    print(f"tuning {', '.join(config.compute.tuned)} on {pool.name}")
+    if tuned:
+        print(f"tuning {', '.join(tuned)} on {pool.name}")
     try:
         found: dict[str, Any] = json.loads(
             ray.get(task.remote(config.model_dump_json(), pool.device))

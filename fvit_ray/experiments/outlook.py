@@ -2,79 +2,85 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from fvit_ray.config import ConfigError
+from fvit_ray.budget import known, speed, work
+from fvit_ray.config import Config, ConfigError
 from fvit_ray.experiments.load import DATA, Experiment, placeholders, without_weights
-from fvit_ray.experiments.merge import Shared, shared_runs
+from fvit_ray.experiments.merge import shared_runs
 from fvit_ray.experiments.published import published
 from fvit_ray.experiments.savings import planned, sentences
-from fvit_ray.flops import Flops, in_units
-from fvit_ray.flops import planned as flops_of
+from fvit_ray.flops import in_units
+from fvit_ray.metrics.energy import footprint
 from fvit_ray.plan import conditions
 from fvit_ray.report.text import count
 
-# dense bfloat16 peak by the makers' data sheets, FLOP/s; and the share of it that is reckoned with
-PEAK = {"a100": 312e12, "h100": 989e12, "h200": 989e12, "l4": 121e12}
-SHARE = 0.3
+Hours = Counter[str]  # denoiser, or "none" for all else -> GPU hours
 
 
 def outlook(
     wanted: Sequence[Experiment], scale: str, gpus: int | str = 1, gpu: str = "a100"
 ) -> str:
-    """The plan in lines; needs neither data nor weights. Raises `ConfigError` for another GPU."""
-    if gpu not in PEAK:
-        raise ConfigError(f"--gpu {gpu}: is none of {', '.join(PEAK)}")
+    """The plan in lines; needs neither data nor weights.
+
+    Raises `ConfigError` for a GPU that the table of devices lacks, or no count of them.
+    """
+    sheet = known(gpu)
     if not str(gpus).isdigit() or not int(gpus):
         raise ConfigError(f"--gpus: takes a count, got {gpus!r}")
     runs = shared_runs(wanted, scale)
-    lines, total = [], 0.0
+    lines, arithmetic = [], 0.0
+    total: Hours = Counter()
+    sources: dict[str, None] = {}
     for shared in runs:
-        config, n = shared.config, shared.config.limit or 1
-        each: Flops = flops_of(config)
-        arithmetic = n * sum(each.values())
-        total += arithmetic
+        config = shared.config
+        flops, hours, how = _cost(config, gpu)
+        arithmetic += flops
+        total.update(hours)
+        sources |= dict.fromkeys(how)
         lines.append(
-            f"  {config.name}: n = {count(n)}, {len(conditions(config))} conditions, "
-            f"{in_units(arithmetic)}, {_hours(arithmetic, gpu):,.1f} GPU hours"
+            f"  {config.name}: n = {count(config.limit or 1)}, {len(conditions(config))} "
+            f"conditions, {in_units(flops)}, {sum(hours.values()):,.1f} GPU hours"
         )
-    hours = _hours(total, gpu)
+    spent = sum(total.values())
+    energy = footprint(spent * 3600 * sheet["watts"])
     head = [f"{scale}: {', '.join(e.name for e in wanted)} in {len(runs)} runs"]
     tail = [
-        f"In all {in_units(total)}: about {hours:,.0f} GPU hours, {hours / int(gpus):,.1f} hours "
-        f"on {gpus} {gpu}, reckoned at {100 * SHARE:g} % of its dense bfloat16 peak "
-        f"({PEAK[gpu] / 1e12:g} TFLOP/s); reading, decoding and start-up not counted.",
-        *_costly(runs, total),
+        f"In all {in_units(arithmetic)}: about {spent:,.0f} GPU hours, {spent / int(gpus):,.1f} "
+        f"hours on {gpus} {gpu} ({'; '.join(sources)}); reading, decoding, start-up not counted.",
+        f"Energy about {energy.kwh:,.1f} kWh at the GPUs' limit of {sheet['watts']} W, "
+        f"{energy.grams / 1e3:,.1f} kg CO2e.",
+        *_costly(total),
         *_missing(wanted),
         *sentences(planned(wanted, runs)),
     ]
     return "\n".join([*head, *lines, *tail])
 
 
-def _hours(flops: float, gpu: str) -> float:
-    return flops / (SHARE * PEAK[gpu]) / 3600
+def _cost(config: Config, gpu: str) -> tuple[float, Hours, list[str]]:
+    """FLOPs, GPU hours and where the speeds are from, of a whole run."""
+    n, flops, hours, sources = config.limit or 1, 0.0, Counter[str](), []
+    for row, each in work(config).items():
+        if not each.total():
+            continue
+        found = speed(gpu, row, each)
+        sources.append(found.source)
+        flops += n * each.total()
+        # counters hold whole numbers for mypy only
+        hours[row] += n * each.total() / (found.tflops * 1e12) / 3600  # type: ignore[assignment]
+    return flops, hours, sources
 
 
-def _costly(runs: Sequence[Shared], total: float) -> list[str]:
+def _costly(hours: Hours) -> list[str]:
     """The share of the full-size Kandinsky pipeline, which the paper itself calls too slow."""
-    from fvit_ray.flops import denoiser_flops
-    from fvit_ray.models.load import describe
-    from fvit_ray.plan import smoothed
-
-    spent = 0.0
-    for shared in runs:
-        config = shared.config
-        size = describe(config.models[0], config.random_weights).input_size
-        for defence, images in smoothed(config).items():
-            if defence.denoiser == "kandinsky22":
-                each = denoiser_flops(defence, size).of(defence)
-                spent += (config.limit or 1) * images * sum(each.values())
-    if not spent:
+    if not hours["kandinsky22"]:
         return []
     paper = published()["table4"]["values"]["vit"]["kandinsky22"]["ms"]
+    share = 100 * hours["kandinsky22"] / sum(hours.values())
     return [
-        f"Kandinsky's pipeline alone is {100 * spent / total:.0f} % of it (the paper: {paper:g} ms "
-        "per sample); leave it out by a file of your own with --config of eval_imagenet.py."
+        f"Kandinsky's pipeline alone is {share:.0f} % of it (the paper: {paper:g} ms per sample); "
+        "a copy of configs/table4/paper.yaml without it runs with eval_imagenet.py --config."
     ]
 
 

@@ -81,10 +81,8 @@ def _weights(documents: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 def sentences(found: Savings) -> list[str]:
     """The savings in words, and the paper's bill."""
-    lines = [
-        f"{found.runs} run{'s' * (found.runs != 1)} instead of {found.runs_apart}. Image passes, each experiment apart, "
-        "and with nothing shared:"
-    ]
+    runs = f"{found.runs} run{'s' * (found.runs != 1)} instead of {found.runs_apart}"
+    lines = [f"{runs}. Image passes, each experiment apart, and with nothing shared:"]
     for name in sorted(found.naive):
         numbers = (found.done[name], found.apart[name], found.naive[name])
         done, apart, naive = (f"{count(number):>15}" for number in numbers)

@@ -38,6 +38,8 @@ def timings(run: Run) -> Section:
         compute=pc.mean(ms).as_py(),
         rows=rows,
         device=document["device"],
+        operation=document["operation"],
+        energy=document["energy"],
     )
     return Section("timings", "Timings", body)
 

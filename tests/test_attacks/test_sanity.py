@@ -158,3 +158,14 @@ def test_marks_name_what_failed():
     checks = [Check("a", True, ""), Check("b", False, "x"), Check("c", False, "y")]
     assert marks(checks) == "b, c"
     assert str(checks[1]) == "FAIL b: x"
+
+
+def test_twice_the_steps_may_add_little_to_a_noisy_loss():
+    clean, once = np.full(5, 0.5), np.full(5, 2.0)
+    for twice, passed in ((2.1, True), (1.8, True), (2.4, False), (np.inf, False)):
+        check = sanity.doubling_adds_little(clean, once, np.full(5, twice), 10)
+        assert check.passed is passed
+        assert "with 10 steps -> " in check.line
+    never = sanity.doubling_adds_little(clean, clean, clean, 10)
+    assert not never.passed
+    assert "never rose" in never.line

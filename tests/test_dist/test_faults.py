@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fvit_ray.data.shards import expand, read_samples
-from fvit_ray.dist.verify import Mismatch, check_chunk
+from fvit_ray.dist.verify import Mismatch, check_chunk, check_run
+from fvit_ray.sinks.place import Place
 
 from .disturb import FAST, Server, assert_equal_runs, attempts_of, mounted, png, rows_of, run, same
 
@@ -72,9 +73,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory, make_tar: MakeTar) -> Path:
         for place in range(10):
             sample = next(samples)
             fields = dict(sample.fields)
-            if (number, place) == (0, 3):
+            if (number, place) == (0, 0):
                 fields["png"] = png(255)
-            if (number, place) == (1, 6):
+            if (number, place) == (1, 5):
                 fields["png"] = png(80, MARK)
             members |= {f"{number}-{place}.{ext}": data for ext, data in fields.items()}
         make_tar(folder / f"part-{number:06d}.tar", members)
@@ -125,16 +126,16 @@ def test_samples_that_always_kill_their_workers_are_alone(
     (faults / "evaluate").write_text("kill")
     (faults / "decode").write_text("kill")
     out = tmp_path / "run"
-    assert run(out, shards, "--compute.actors", "2") == 0
-    assert_equal_runs(undisturbed, out, without=("0-3", "1-6"))
+    assert run(out, shards, "--compute.actors", "1") == 0
+    assert_equal_runs(undisturbed, out, without=("0-0", "1-5"))
     rows = rows_of(out)
-    for shard, key in (("part-000000", "0-3"), ("part-000001", "1-6")):
+    for shard, key in (("part-000000", "0-0"), ("part-000001", "1-5")):
         (row,) = [r for (s, k, _), r in rows.items() if (s, k) == (shard, key)]
         assert "its worker died" in row["error"]
         assert 4 <= row["attempts"] <= 10
     text = capsys.readouterr().out
     assert "2 of 20 samples could not be evaluated" in text
-    assert "  part-000000 0-3: its worker died" in text
+    assert "  part-000000 0-0: its worker died" in text
 
 
 def test_a_sample_that_raises_is_alone_and_the_others_keep_their_rows(
@@ -143,12 +144,12 @@ def test_a_sample_that_raises_is_alone_and_the_others_keep_their_rows(
     (faults / "evaluate").write_text("raise")
     (faults / "decode").write_text("raise")
     out = tmp_path / "run"
-    assert run(out, shards, "--compute.actors", "2") == 0
-    assert_equal_runs(undisturbed, out, without=("0-3", "1-6"))
+    assert run(out, shards, "--compute.actors", "1") == 0
+    assert_equal_runs(undisturbed, out, without=("0-0", "1-5"))
     bad = {key: r["error"] for (_, key, c), r in rows_of(out).items() if c is None}
     assert bad == {
-        "0-3": "evaluation failed (RuntimeError: a fault of two lines)",
-        "1-6": "decoding failed (RuntimeError: a fault of two lines)",
+        "0-0": "evaluation failed (RuntimeError: a fault of two lines)",
+        "1-5": "decoding failed (RuntimeError: a fault of two lines)",
     }
 
 
@@ -167,7 +168,7 @@ def test_an_evaluation_that_always_raises_ends_the_run_in_one_line(
     assert "the same command resumes" in error
     assert not list((out / "metrics").glob("*.parquet"))
     (faults / "evaluate_any").unlink()
-    assert run(out, shards, "--compute.actors", "2") == 0
+    assert run(out, shards, "--compute.actors", "1") == 0
     assert_equal_runs(undisturbed, out)
 
 
@@ -180,7 +181,7 @@ def test_outputs_that_are_not_finite_are_told(
     rows = rows_of(out)
     broken = {key: row["error"] for key, row in rows.items() if row["error"] is not None}
     assert {(key, row) for (_, key, _), row in broken.items()} == {
-        ("0-3", "the network's output is not finite")
+        ("0-0", "the network's output is not finite")
     }
     clean = rows_of(undisturbed)
     assert all(same(row) == same(clean[key]) for key, row in rows.items() if key not in broken)
@@ -237,7 +238,7 @@ def test_connections_that_break_and_a_shard_that_stays_away(
     (shards / "part-000002.tar").write_bytes((shards / "part-000001.tar").read_bytes())
     out, data = tmp_path / "run", f"{server.base}/part-{{000000..000002}}.tar"
     (shards / "part-000002.tar").rename(shards / "away")
-    assert run(out, data, "--compute.actors", "2") == 1
+    assert run(out, data, "--compute.actors", "1") == 1
     error = capsys.readouterr().err
     assert "1 of 3 shards" in error
     assert "part-000002.tar: cannot be read" in error
@@ -301,7 +302,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(
             else True
         )
         ballast.unlink()
-        assert run(out, shards, "--compute.actors", "2") == 0
+        assert run(out, shards, "--compute.actors", "1") == 0
         assert_equal_runs(undisturbed, out)
 
 
@@ -379,3 +380,15 @@ def test_what_an_undisturbed_run_cannot_hold_is_a_mismatch(
             check_chunk(broken, name, conditions, 5)
     with pytest.raises(Mismatch, match="has not one row for each condition"):
         check_chunk(undisturbed, name, [*conditions, "one-more"], 5)
+
+
+def test_fewer_samples_than_the_index_promises_are_a_mismatch(undisturbed: Path) -> None:
+    conditions = sorted({key[2] for key in rows_of(undisturbed) if key[2]})
+    part = [("https://host/part-000000.tar?signature=secret", "part-000000", None)]
+    for limit, promised in ((None, None), (None, 10), (10, 12), (8, None)):
+        limited = [(*part[0][:2], limit)]
+        check_run(Place(undisturbed), limited, {"part-000000": promised}, conditions, 5)
+    with pytest.raises(Mismatch, match=r"^shard https://host/part-000000.tar: 10 of 11 samples"):
+        check_run(Place(undisturbed), part, {"part-000000": 11}, conditions, 5)
+    with pytest.raises(Mismatch, match=r"absent\.tar: not all of its chunks"):
+        check_run(Place(undisturbed), [("absent.tar", "absent", None)], {}, conditions, 5)

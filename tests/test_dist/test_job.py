@@ -383,6 +383,8 @@ def test_the_plan_is_printed_and_nothing_is_run(
     text = capsys.readouterr().out
     assert "12 samples, 4 conditions" in text
     assert "sample_vit-eps8-none" in text
+    assert "arithmetic" in text
+    assert "FLOP" in next(line for line in text.splitlines() if line.startswith("  sum"))
     assert "time" in text
     assert "disk" in text
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -76,7 +77,8 @@ def light_rows(pool: Any, seconds: float = 0.1, limit: int | None = None) -> Ite
         ShardTask(url, name, limit, frozenset())
         for url, name in zip(urls, shard_ids(urls), strict=True)
     ]
-    return stream(config, "nowhere", tasks, (SPEC,), 10, pool, "", light_actor(seconds))
+    with tempfile.TemporaryDirectory() as out:  # of the tries that decoding counts
+        yield from stream(config, out, tasks, (SPEC,), 10, pool, "", light_actor(seconds))
 
 
 def configured(**compute: Any) -> Config:

@@ -15,7 +15,7 @@ from fvit_ray.dist import reproduce
 
 TINY = [
     "--limit", "4", "--trials", "2", "--models", "sample_vit", "--attack.steps", "2",
-    "--compute.actors", "1",
+    "--compute.actors", "1", "--attack.eps", "0", "8/255",
 ]  # fmt: skip
 
 

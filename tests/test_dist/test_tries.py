@@ -134,6 +134,20 @@ def test_an_exception_needs_no_second_proof(tmp_path: Path) -> None:
     assert result[1] == {2: "decoding failed (ValueError: too strange)"}
 
 
+def test_an_end_that_is_no_death_is_forgotten(tmp_path: Path) -> None:
+    """A full disk, say: the next run begins afresh."""
+
+    def fail() -> None:
+        with Tries(Place(tmp_path), "s-00000.evaluate", "a") as tries:
+            tries.run(4, list)
+            assert list((tmp_path / "tries").iterdir())
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        fail()
+    assert not list((tmp_path / "tries").iterdir())
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"size": 4}', "\x00\x00"])
 def test_a_torn_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "tries").mkdir()

@@ -1,0 +1,79 @@
+"""benchmarks/scaling.py in a tiny form, and the table that --dry-run --gpu reads."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+NAMES = ("measure", "record", "simulated", "scaling", "budget")
+
+
+@pytest.fixture(scope="module")
+def bench(root: Path) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root / "benchmarks")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
+    for name in NAMES:
+        sys.modules.pop(name)
+
+
+def test_the_steady_part_leaves_start_and_end_out(bench: Any) -> None:
+    """Two actors of one chunk of 10 per second; the second starts at 5 s and ends at 20 s."""
+    watched = bench.simulated.Watched()
+    for second in range(1, 31):
+        watched.rows.append({"samples": 10, "actor": "a", "at": float(second)})
+        if 5 <= second <= 20:
+            watched.rows.append({"samples": 10, "actor": "b", "at": float(second)})
+    watched.rows.sort(key=lambda row: row["at"])
+    samples, seconds = watched.steady()
+    assert (samples, seconds) == (15 * 20, 15.0)
+    assert watched.samples == 460
+
+
+def test_growth_is_counted_from_ten_thousand_on(bench: Any) -> None:
+    watched = bench.simulated.Watched(memory=[(1, 100.0), (10_000, 300.0), (50_000, 330.0)])
+    assert bench.scaling.memory(watched)["growth_mib"] == pytest.approx(30)
+    watched.memory.pop()
+    assert "growth_mib" not in bench.scaling.memory(watched)
+
+
+def test_tasks_that_repeat_a_shard_have_names_of_their_own(bench: Any, tmp_path: Path) -> None:
+    from fvit_ray.data.shards import read_samples
+
+    url = bench.simulated.tiny_shard(tmp_path, 4)
+    samples = list(read_samples(url))
+    assert [sample.error for sample in samples] == [None] * 4
+    tasks = bench.simulated.repeated(url, 10, 4)
+    assert len({task.shard for task in tasks}) == len(tasks) == 3
+
+
+def test_decoding_is_measured_and_written(bench: Any, tmp_path: Path) -> None:
+    assert bench.scaling.main(["--parts", "decode", "--ms", "40", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("scaling-*.json")
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["cores_for_64"] == pytest.approx(64 * row["ms"] / 40)
+    assert row["rate"] == pytest.approx(1e3 / row["ms"])
+    assert path.with_suffix(".csv").exists()
+    assert path.with_suffix(".png").exists()
+
+
+def test_measured_rates_of_gpus_are_gathered(bench: Any, tmp_path: Path) -> None:
+    rows = [{"row": "none", "tflops": 123.44}, {"row": "sdxl", "error": "out of memory"}]
+    for name, device in (("a", "NVIDIA H100 80GB HBM3"), ("b", "Intel(R) Xeon(R), 2 cores")):
+        document = {"facts": {"device": device}, "rows": rows}
+        (tmp_path / f"denoisers-{name}.json").write_text(json.dumps(document))
+    assert bench.budget.gathered(tmp_path, ["a100", "h100"]) == {"h100": {"none": 123.4}}
+
+
+def test_the_package_has_what_the_results_say(bench: Any) -> None:
+    from fvit_ray import budget
+
+    kinds = list(budget.tables()["datasheet"])
+    assert budget.tables()["measured"] == bench.budget.gathered(bench.record.RESULTS, kinds)

@@ -1,0 +1,101 @@
+"""What a run would cost on GPUs that are not here: by measurement, by datasheet, by assumption."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from fvit_ray import budget
+from fvit_ray.cli import build, parse
+from fvit_ray.config import Config, ConfigError
+from fvit_ray.flops import planned
+from fvit_ray.metrics.energy import PUE
+
+WORK = Counter({"classifier": 30 * 10**12, "classifier backward": 10 * 10**12})
+DENOISE = Counter({"denoiser": 10**12})
+
+
+@pytest.fixture
+def config() -> Config:
+    defences: list[Any] = [{"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 4}, "none"]
+    attack = {"eps": [0, "8/255"], "steps": 3}
+    tree = {"models": ["sample_vit"], "defences": defences, "attack": attack}
+    return build({**tree, "explainers": ["vta"]})
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"h100": {"none": 200.0, "guided": 400.0}}
+    changed = budget.tables() | {"measured": rows}
+    monkeypatch.setattr(budget, "tables", lambda: changed)
+
+
+def test_the_parts_are_the_whole(config: Config) -> None:
+    parts = budget.work(config)
+    assert set(parts) == {"none", "sample_ddpm"}
+    assert sum(parts.values(), Counter()) == planned(config)
+
+
+def test_what_was_measured_is_taken_as_it_is(measured: None) -> None:
+    found = budget.speed("h100", "none", WORK)
+    assert found == budget.Speed(200.0, "measured on H100 SXM")
+
+
+def test_another_device_is_scaled_and_says_so(measured: None) -> None:
+    found = budget.speed("A100", "guided", DENOISE)
+    assert found.tflops == pytest.approx(400 * 312 / 989)
+    assert found.source == "measured on H100 SXM, scaled by the datasheets"
+    # more arithmetic does not help what memory holds back
+    assert budget.speed("h200", "guided", DENOISE).tflops == pytest.approx(400.0)
+
+
+def test_what_nobody_measured_is_assumed_and_says_so(measured: None) -> None:
+    found = budget.speed("a100", "sdxl", DENOISE)
+    assert found.source == "assumed shares of the peak"
+    assert found.tflops == pytest.approx(0.35 * 312)
+    mixed = budget.speed("a100", "sdxl", Counter({"denoiser": 10**12, "decoder": 10**12}))
+    assert 0.12 * 312 < mixed.tflops < 0.35 * 312
+
+
+def test_hours_energy_and_emissions_follow_from_each_other(
+    config: Config, measured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"none": WORK, "guided": DENOISE}
+    monkeypatch.setattr(budget, "work", lambda *_: parts)
+    text = "\n".join(budget.describe_budget(config, 3_600_000, 1, "h100", 64, 1e5))
+    hours = (40 / 200 + 1 / 400) * 1000  # of one GPU: 3.6 million samples of 0.2025 s
+    assert f"about {hours / 64:.3g} hours, 202 GPU-hours" in text
+    kwh = hours * 0.7
+    assert f"about {kwh:,.0f} kWh at the GPUs' power limit (700 W)" in text
+    assert f"{kwh * PUE:,.0f} kWh with PUE 1.3" in text
+    (kilos,) = re.findall(r"CO2e    about ([\d.]+) kg", text)
+    assert float(kilos) == pytest.approx(kwh * PUE * 0.37, rel=0.01)
+    assert "output  about 360 GB" in text
+
+
+def test_every_device_has_a_whole_datasheet() -> None:
+    for name, sheet in budget.tables()["datasheet"].items():
+        assert set(sheet) == {"name", "tflops", "bandwidth", "watts"}
+        assert name == name.lower()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--gpus", "64"], "--dry-run and --gpu"),
+        (["--gpu", "a100"], "--dry-run and --gpu"),
+        (["--dry-run", "--gpu", "a100", "--gpus", "0"], "takes a number"),
+    ],
+)
+def test_options_that_say_nothing_together_are_refused(argv: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse(argv)
+
+
+def test_an_unknown_gpu_is_refused_with_those_that_are_known() -> None:
+    assert parse(["--dry-run", "--gpu", "h100", "--gpus", "64"]).gpu == ("h100", 64)
+    with pytest.raises(ConfigError, match="one of v100, t4"):
+        budget.known("h1000")

@@ -1,0 +1,122 @@
+"""Claims on accuracies: equivalence is shown, not presumed; threats and odd runs stay apart."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fvit_ray.report.accuracy_claims import verdicts
+from fvit_ray.report.verdict import AGAINST, FOR, OPEN, decided, direction
+
+
+def run(
+    lines: list[dict[str, Any]] = (), comparisons: list[dict[str, Any]] = (), **config: Any
+) -> Any:  # type: ignore[assignment]
+    blank = {"through": None, "aggregation": "mean", "corruption": None, "severity": None}
+    return SimpleNamespace(
+        config=config, folder="run",
+        lines=[blank | line for line in lines],
+        comparisons=[blank | {"score": "top1", "low": -1, "high": 1} | x for x in comparisons],
+    )  # fmt: skip
+
+
+def gain(model: str, low: float, high: float, **more: Any) -> dict[str, Any]:
+    line = {"model": model, "eps": 8 / 255, "denoiser": "ddpm", "condition_id": model, "n": 200}
+    return line | {"gain": (low + high) / 2, "gain_low": low, "gain_high": high} | more
+
+
+def pair(low90: float, high90: float, **more: Any) -> dict[str, Any]:
+    line = {"model": "vit", "eps": 8 / 255, "denoiser": "sample_ldm", "n": 200}
+    line |= {"against_denoiser": "sample_ddpm", "condition_id": "c"}
+    return line | {"difference": (low90 + high90) / 2, "low90": low90, "high90": high90} | more
+
+
+def by_name(*runs: Any) -> dict[str, str]:
+    return {v.name: v.verdict for v in verdicts(runs)}
+
+
+def test_claim_1_takes_every_architecture_and_more_than_one() -> None:
+    found = by_name(run([gain("vit", 0.3, 0.5), gain("swin", 0.2, 0.4)]))
+    assert found["Claim 1"] == found["Claim 2 (classification)"] == "holds"
+    assert by_name(run([gain("vit", 0.3, 0.5)]))["Claim 1"] == "undecided"
+    found = by_name(run([gain("vit", 0.3, 0.5), gain("swin", -0.1, 0.4)]))
+    assert found["Claim 1"] == "undecided"
+    found = by_name(run([gain("vit", 0.3, 0.5), gain("swin", -0.4, -0.1)]))
+    assert found["Claim 1"] == "does not hold"
+
+
+def test_threat_models_are_judged_apart() -> None:
+    lines = [gain(model, 0.3, 0.5, through="classifier") for model in ("vit", "swin")]
+    lines += [gain(model, -0.1, 0.1, through="defence") for model in ("vit", "swin")]
+    found = by_name(run(lines))
+    assert found["Claim 1"] == "holds"
+    assert found["Claim 1, attacked through the defence"] == "undecided"
+
+
+def test_of_several_runs_the_one_with_most_images_counts() -> None:
+    few = run([gain("vit", -0.5, 0.1, n=10), gain("swin", 0.1, 0.5, n=10)])
+    many = run([gain("vit", 0.1, 0.2, n=400)])
+    assert by_name(few, many)["Claim 1"] == "holds"
+
+
+@pytest.mark.parametrize(
+    "config", [{"scores": {"metrics": ["class_specificity"]}}, {"corruption": {"name": "fog"}}]
+)
+def test_pairs_and_corrupted_images_say_nothing_of_claims_1_and_2(config: dict[str, Any]) -> None:
+    assert verdicts([run([gain("vit", 0.3, 0.5), gain("swin", 0.2, 0.4)], **config)]) == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((-0.04, 0.04), "holds"),  # equivalent
+        ((-0.04, 0.01), "holds"),
+        ((-0.10, 0.08), "undecided"),  # no significant difference is no equality
+        ((-0.09, -0.01), "undecided"),  # different, maybe by little
+        ((-0.20, -0.06), "does not hold"),
+        ((0.06, 0.20), "does not hold"),
+    ],
+)
+def test_claim_5_needs_equivalence(ends: tuple[float, float], verdict: str) -> None:
+    assert by_name(run(comparisons=[pair(*ends)]))["Claim 5"] == verdict
+
+
+def test_claim_5_holds_the_latent_against_the_denoiser_of_images_only() -> None:
+    others = [
+        pair(-0.5, -0.4, against_denoiser="none"), pair(-0.5, -0.4, aggregation="vote"),
+        pair(-0.5, -0.4, denoiser="identity"), pair(-0.5, -0.4, score="top5"),
+        pair(-0.5, -0.4, eps=0.0), pair(-0.5, -0.4, through="defence"),
+    ]  # fmt: skip
+    assert by_name(run(comparisons=[*others, pair(-0.01, 0.01)]))["Claim 5"] == "holds"
+    assert "Claim 5" not in by_name(run(comparisons=others))
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((-0.30, -0.10), "holds"),  # inferior
+        ((-0.04, 0.04), "holds"),  # comparable
+        ((0.01, 0.04), "holds"),  # better by less than the margin
+        ((-0.10, 0.10), "undecided"),
+        ((0.06, 0.20), "does not hold"),  # superior
+    ],
+)
+def test_claim_6_is_that_dds_is_not_superior(ends: tuple[float, float], verdict: str) -> None:
+    line = pair(*ends, eps=0.0, corruption="fog", severity=3, against_denoiser="none")
+    line |= {"low": ends[0] - 0.01, "high": ends[1] + 0.01, "denoiser": "sample_ddpm"}
+    found = verdicts([run(comparisons=[line], corruption={"name": "fog"})])
+    assert [(v.name, v.verdict) for v in found] == [("Claim 6", verdict)]
+
+
+def test_what_tests_add_up_to() -> None:
+    def tests(*counts: str) -> Any:
+        return [SimpleNamespace(counts=count) for count in counts]
+
+    assert decided(tests(FOR, FOR)) == "holds"
+    assert decided(tests(FOR, OPEN)) == "undecided"
+    assert decided(tests(FOR, AGAINST, OPEN)) == "does not hold"
+    assert decided(tests()) == "undecided"
+    assert [direction(1, 2), direction(-2, -1), direction(-1, 1)] == [FOR, AGAINST, OPEN]
+    assert [direction(1, 2, -1), direction(-2, -1, -1)] == [AGAINST, FOR]
