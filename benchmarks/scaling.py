@@ -1,7 +1,6 @@
 """How the Ray path scales: pools, overhead, decoding, and a million samples.
 
 uv run benchmarks/scaling.py                         all parts, up to 64 simulated GPUs
-uv run benchmarks/scaling.py --parts simulated --gpus 1 4 --rounds 5
 uv run benchmarks/scaling.py --parts flood --samples 1000000
 
   real       images per second of 1 and of 2 CPU actors on the sample, networks and all
@@ -10,9 +9,7 @@ uv run benchmarks/scaling.py --parts flood --samples 1000000
              every actor's first chunk and the first actor's last
   overhead   the same compute in a bare loop, then as an actor of the Ray path, in turns
   decode     224-pixel JPEGs per second and core, and the cores that 64 GPUs of --ms need
-  flood      --samples tiny images through reader, decoder, actors and commits: rate and memory
-             of the driver from 10,000 on
-Times are of this machine: every simulated GPU's worker shares its cores.
+  flood      --samples tiny images through the whole path: rate, and the driver's memory
 """
 
 from __future__ import annotations
@@ -113,7 +110,6 @@ def simulate(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         idle = sum(r["waited"] for r in got.rows)
         row |= {"busy": busy / (busy + idle), "all_mib": peak.mib, "seconds": seconds}
         found.append(row | {"note": f"all processes {peak.mib:,.0f} MiB"})
-        show(found[-1:])
     return found
 
 
@@ -142,7 +138,6 @@ def real(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         row = {"part": "real", "actors": count, "samples": got.samples, "rate": done / seconds}
         row["efficiency"] = row["rate"] / (count * (found[0]["rate"] if found else row["rate"]))
         found.append(row | memory(got) | {"note": f"of {record.cores()} cores"})
-        show(found[-1:])
     return found
 
 
@@ -192,7 +187,6 @@ def overhead(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         found.append(row | {"overhead": alone / row["rate"] - 1})
     best = sorted(found, key=lambda row: row["overhead"])[0]
     best["note"] = f"{best['overhead']:.1%} over a bare loop of {best['bare_rate']:.2f} images/s"
-    show([best])
     return [best]
 
 
@@ -212,10 +206,8 @@ def decode(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         times.append((time.process_time() - started) / 50)
     each = median(times)
     cores = 64 * each / (args.ms / 1e3)
-    note = f"500 x 375 px, {len(picture.getvalue()) // 1024} KiB; 64 GPUs of {args.ms:g} ms need "
-    note += f"{cores:.1f} cores to decode"
+    note = f"500 x 375 px; 64 GPUs of {args.ms:g} ms need {cores:.1f} cores to decode"
     row = {"part": "decode", "actors": 1, "ms": each * 1e3, "rate": 1 / each, "note": note}
-    show([row | {"cores_for_64": cores}])
     return [row | {"cores_for_64": cores}]
 
 
@@ -240,7 +232,6 @@ def flood(args: argparse.Namespace, folder: Path) -> list[record.Row]:
     row |= {**memory(got), "rate_first": rates[0], "rate_last": rates[-1], "files": written}
     row["memory"] = got.memory[:: max(1, len(got.memory) // 50)]
     text = f"{rates[1]:,.0f} images/s in the second tenth, {rates[-1]:,.0f} in the last"
-    show([row | {"note": text}])
     return [row | {"note": text}]
 
 
@@ -291,7 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in args.parts:
         folder = Path(tempfile.mkdtemp(prefix="fvit-scaling-"))
         try:
-            rows += runs[part](args, folder)
+            found = runs[part](args, folder)
+            show(found)
+            rows += found
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     print()

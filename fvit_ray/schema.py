@@ -196,8 +196,8 @@ SCORES = (
 )
 
 # One line per (pair of conditions, score) of comparisons.csv: the accuracy of `condition_id` less
-# that of `against` on the same images. Each defence stands against none, and against the run's
-# first defence, at the same model, radius and attack.
+# that of `against` on the same images. Each defence stands against none and against the run's first
+# defence, at the same model, radius and attack; a vote against the mean of the same trials, too.
 COMPARISONS = (
     "condition_id",
     "against",

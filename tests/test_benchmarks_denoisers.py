@@ -14,19 +14,8 @@ import pytest
 import torch
 
 SCRIPTS = (
-    *(
-        "adaptive",
-        "agreement",
-        "backbones",
-        "denoisers",
-        "faults",
-        "sides",
-        "images",
-        "measure",
-        "naive",
-        "older",
-        "plots",
-    ),
+    *("adaptive", "agreement", "backbones", "denoisers", "faults", "images", "measure"),
+    *("naive", "older", "plots", "record", "rowbench", "sides", "stages"),
 )
 # stands for the accelerator's machine, where some packages are missing
 BLOCK = """

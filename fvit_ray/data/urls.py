@@ -30,8 +30,8 @@ def expand(pattern: str) -> list[str]:
     """All shards that `pattern` names, in order.
 
     `sample`, `sample_pairs`, or `sample:SHARD` for one of their shards; a path or URL with
-    {000000..000049} or {train,val}, a local glob or a folder of shards. Raises ShardError for a local shard that is not there or a URL that nobody can
-    open.
+    {000000..000049} or {train,val}, a local glob or a folder of shards. Raises ShardError for a
+    local shard that is not there or a URL that nobody can open.
     """
     own, _, shard = pattern.partition(":")
     if own in OWN:

@@ -87,8 +87,10 @@ class EvaluateChunk:
             joules = self.energy.joules()
             spent["joules"] = {self.energy.source: joules - before}
             notes["meter"] = json.dumps(spent)
+            began = time.perf_counter()
             write_rows(self.out / "metrics" / f"{name}.parquet", rows, notes)
             self.place.publish(f"metrics/{name}.parquet")
+            meter.seconds["write"] += time.perf_counter() - began
         ended = self.record.end(len(samples), errors, meter.seconds)
         return pa.Table.from_pylist([ended | {"trouble": ""}])
 
@@ -123,10 +125,12 @@ class EvaluateChunk:
         good = [i for i, sample in enumerate(samples) if sample.error is None]
         if good and results is not None:
             rows = [r for r in results.rows() if samples[r["at"]].error is None]
+            began = time.perf_counter()  # of no device's clock, as the evaluator's stages are
             if self.config.maps:
                 notes["maps_bytes"] = str(self._write_maps(name, results, good, dict(notes)))
             if self.config.scores.metrics:
                 notes["scores_bytes"] = str(self._write_scores(name, results, samples, notes))
+            self.evaluator.meter.seconds["write"] += time.perf_counter() - began
         for at, sample in enumerate(samples):
             if sample.error is not None:
                 rows.append(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit_ray import cli
-from fvit_ray.config import ConfigError
+from fvit_ray.config import Config, ConfigError
 from fvit_ray.experiments.load import (
     ALL,
     DATA,
@@ -132,7 +132,7 @@ def reproduce(request: Request) -> int:
     experiments, skipped = _ready(wanted)
     shared = shared_runs(experiments, request.scale)
     runs = [(run, request.out / "runs" / _folder(run)) for run in shared]
-    with _one_ray(request.address, [folder for _, folder in runs]):
+    with _one_ray(request.address, [(run.config, folder) for run, folder in runs]):
         for at, (run, folder) in enumerate(runs):
             print(f"[{at + 1}/{len(shared)}] {run.config.name} -> {folder}", flush=True)
             _run(run.config, folder, request.address)
@@ -147,16 +147,24 @@ def _folder(run: Shared) -> str:
 
 
 @contextmanager
-def _one_ray(address: str | None, folders: Sequence[Path]) -> Iterator[None]:
-    """One Ray for all the runs, if any has something left to compute."""
-    documents = [manifest.read_run(folder) for folder in folders]
-    if all(document is not None and document["status"] == "complete" for document in documents):
+def _one_ray(address: str | None, runs: Sequence[tuple[Config, Path]]) -> Iterator[None]:
+    """One Ray for all the runs, if any has something left to compute; each is checked before it."""
+    left = [config for config, folder in runs if not _complete(folder)]
+    if not left:
         yield
         return
     from fvit_ray.dist import cluster
+    from fvit_ray.dist.preflight import preflight
 
+    for config in left:  # the last run's missing weights are missed now, not after hours
+        preflight(config, address)
     with cluster.connected(address):
         yield
+
+
+def _complete(folder: Path) -> bool:
+    document = manifest.read_run(folder)
+    return document is not None and document["status"] == "complete"
 
 
 def _ready(wanted: Sequence[Experiment]) -> tuple[list[Experiment], list[str]]:
@@ -179,7 +187,7 @@ def _ready(wanted: Sequence[Experiment]) -> tuple[list[Experiment], list[str]]:
     return ready, lines
 
 
-def _run(config: Any, folder: Path, address: str | None) -> None:
+def _run(config: Config, folder: Path, address: str | None) -> None:
     """One run, without its own tables: they are in its report."""
     from fvit_ray.dist import job
 

@@ -39,7 +39,8 @@ def compare_conditions(folder: Path | str) -> list[Line]:
 
 
 def pairs(conditions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Line, Line]]:
-    """(defence, what it stands against): none, and the first defence attacked the same way."""
+    """(defence, what it stands against): none, the first defence attacked the same way, and for a
+    vote the mean of the same trials."""
     found = [dict(c) for c in conditions]
     for one in found:
         if one["denoiser"] == "none":
@@ -49,9 +50,17 @@ def pairs(conditions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Line, Line]
         first = [
             c for c in alike if c["denoiser"] != "none" and c.get("through") == one.get("through")
         ][:1]
-        for other in (*bare, *first):
+        mean = [c for c in alike if one["aggregation"] == "vote" and _twins(c, one)][:1]
+        for other in {c["condition_id"]: c for c in (*bare, *first, *mean)}.values():
             if other["condition_id"] != one["condition_id"]:
                 yield one, other
+
+
+def _twins(mean: Line, vote: Line) -> bool:
+    """Whether two conditions aggregate the same trials, one by their mean."""
+    free = ("condition_id", "aggregation")
+    same = all(mean[name] == vote[name] for name in vote if name not in free)
+    return same and mean["aggregation"] == "mean"
 
 
 class Outcomes:

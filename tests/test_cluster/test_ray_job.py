@@ -50,7 +50,7 @@ class Cluster:
 
     def ray(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ray.scripts.scripts", *words]
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 150}
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 400}
         return subprocess.run(command, env=self.env | env, cwd=self.checkout, **options)
 
     def submit(self, *words: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
@@ -68,7 +68,7 @@ class Cluster:
         return self.ray("job", what, "--address", self.dashboard, name, **env)
 
 
-def eventually(what: Callable[[], Any], seconds: float = 90) -> Any:
+def eventually(what: Callable[[], Any], seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it never happened"

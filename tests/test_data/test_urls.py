@@ -101,3 +101,10 @@ def test_reading_over_http(tmp_path: Path, make_archive: Callable[..., bytes]) -
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_one_shard_of_the_sample() -> None:
+    (url,) = expand("sample:fashion-000004.tar.gz")
+    assert url == expand("sample")[4]
+    with pytest.raises(ShardError):
+        expand("sample:nothing.tar.gz")

@@ -110,7 +110,7 @@ class Server:
                 self.wfile.write(data[: len(data) * 2 // 3])
                 self.wfile.flush()
                 if what == "slow":
-                    server.hold.wait(60)
+                    server.hold.wait(300)
                     self.wfile.write(data[len(data) * 2 // 3 :])
                 self.close_connection = True
                 return None

@@ -261,7 +261,7 @@ def test_a_straggling_shard_holds_nobody_up(
     seen: list[set[str]] = []
 
     def release() -> None:
-        deadline = time.monotonic() + 50
+        deadline = time.monotonic() + 290
         others = {f"part-000001-{n:05d}.parquet" for n in range(2)}
         while time.monotonic() < deadline:
             found = {path.name for path in (out / "metrics").glob("*.parquet")}
@@ -333,15 +333,15 @@ def test_an_interruption_does_not_wait_for_the_running_chunk(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list((out / "metrics").glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    (faults / "evaluate_any").write_text("slow 100")
+    (faults / "evaluate_any").write_text("slow 1000")
     time.sleep(1)
     interrupted = time.monotonic()
     driver.send_signal(signal.SIGINT)
-    _, error = driver.communicate(timeout=120)
-    assert time.monotonic() - interrupted < 60
+    _, error = driver.communicate(timeout=400)
+    assert time.monotonic() - interrupted < 300
     assert driver.returncode == 130
     assert error.splitlines()[-1] == "interrupted; the same command resumes"
     assert 0 < len(list((out / "metrics").glob("*.parquet"))) < 4

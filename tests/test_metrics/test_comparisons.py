@@ -62,3 +62,13 @@ def test_samples_are_paired_wherever_they_lie(tmp_path: Path) -> None:
 def test_no_rows(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"conditions": []}))
     assert compare_conditions(tmp_path) == []
+
+
+def test_a_vote_stands_against_the_mean_of_the_same_trials() -> None:
+    found = [
+        condition("bare", "none"), condition("first", "a", aggregation="mean"),
+        condition("mean", "b", aggregation="mean"), condition("vote", "b", aggregation="vote"),
+        condition("fewer", "b", aggregation="mean", trials=2),
+    ]  # fmt: skip
+    named = [b["condition_id"] for a, b in pairs(found) if a["condition_id"] == "vote"]
+    assert named == ["bare", "first", "mean"]

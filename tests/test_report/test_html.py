@@ -59,8 +59,8 @@ def test_the_sections_in_their_order(make_run: MakeRun) -> None:
     page, outline = read(make_run(errors=1, kept=2))
     anchors = re.findall(r'<section id="(\w+)">', page)
     assert anchors == [
-        "answer", "claims", "accuracy", "curves", "gallery", "protocol", "timings", "forwards", "counts",
-        "versions",
+        "answer", "claims", "accuracy", "curves", "gallery", "protocol", "timings", "forwards",
+        "counts", "versions",
     ]  # fmt: skip
     assert not outline.open
     assert len(outline.ids) == len(set(outline.ids))
