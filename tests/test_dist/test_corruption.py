@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,33 +27,36 @@ def samples(count: int) -> list[RawSample]:
     return [s for _, s in zip(range(count), read_samples(expand("sample")[0]), strict=False)]
 
 
-def decoded(raw: list[RawSample], **corruption: Any) -> list[DecodedSample]:
+def decoded(out: Path, raw: list[RawSample], **corruption: Any) -> list[DecodedSample]:
     config = build({"models": ["sample_vit"], "corruption": corruption, "seed": 3})
     payload = pa.array([pickle.dumps(raw)], pa.large_binary())
     table = pa.table({"shard": ["s"], "chunk": [0], "last": [True], "payload": payload})
-    stage = pickle.loads(pickle.dumps(DecodeChunk(config, (SPEC,), 10)))  # as it travels
+    # as it travels
+    stage = pickle.loads(pickle.dumps(DecodeChunk(config, (SPEC,), 10, str(out), "s")))
     found: list[DecodedSample] = pickle.loads(stage(table).to_pylist()[0]["payload"])
     return found
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "defocus_blur"])
-def test_each_image_is_corrupted_under_its_own_key(name: str) -> None:
+def test_each_image_is_corrupted_under_its_own_key(name: str, tmp_path: Path) -> None:
     raw = samples(3)
     plain = [decode_sample(sample, [SPEC], 10) for sample in raw]
-    found = decoded(raw, name=name, severity=4)
+    found = decoded(tmp_path, raw, name=name, severity=4)
     for sample, before, after in zip(raw, plain, found, strict=True):
         expected = corrupt(before.images[0], name, 4, seed=3, key=sample.key)
         assert np.array_equal(after.images[0], expected)
         assert not np.array_equal(after.images[0], before.images[0])
         assert np.array_equal(after.masks[0], before.masks[0])
         assert (after.label, after.error) == (before.label, None)
-    alone = decoded(raw[2:], name=name, severity=4)
+    alone = decoded(tmp_path, raw[2:], name=name, severity=4)
     assert np.array_equal(alone[0].images[0], found[2].images[0])
 
 
-def test_without_a_name_nothing_is_changed() -> None:
+def test_without_a_name_nothing_is_changed(tmp_path: Path) -> None:
     raw = samples(1)
-    assert np.array_equal(decoded(raw)[0].images[0], decode_sample(raw[0], [SPEC], 10).images[0])
+    assert np.array_equal(
+        decoded(tmp_path, raw)[0].images[0], decode_sample(raw[0], [SPEC], 10).images[0]
+    )
 
 
 def test_rows_say_which_corruption() -> None:
