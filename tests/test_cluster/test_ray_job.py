@@ -172,6 +172,8 @@ def test_metrics_are_exported_while_a_job_runs_and_it_can_be_stopped(
     assert done.returncode == 0, done.stdout + done.stderr
     name = re.findall(r"raysubmit_\w+", done.stdout)[0]
     exported = f"http://127.0.0.1:{cluster.metrics}/metrics"
+    # what an earlier job's actor said is still exported for a while: this one must be running
+    eventually(lambda: list((tmp_path / "run" / "metrics").glob("*.parquet")))
 
     silent = {"fvit_errors"}  # counted when there is one
 
@@ -192,3 +194,4 @@ def test_metrics_are_exported_while_a_job_runs_and_it_can_be_stopped(
 def test_who_has_another_token_is_refused(cluster: Cluster) -> None:
     done = cluster.ray("job", "list", "--address", cluster.dashboard, RAY_AUTH_TOKEN="f" * 32)
     assert done.returncode != 0
+    assert re.search("401|403|token|auth", done.stdout + done.stderr, re.IGNORECASE)
