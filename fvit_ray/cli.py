@@ -117,7 +117,7 @@ def _gpus(run: Mapping[str, Any]) -> tuple[str, int] | None:
     if "gpu" not in run and "gpus" not in run:
         return None
     if "gpu" not in run or not run.get("dry_run"):
-        raise ConfigError("--gpus: goes with the others, as in --dry-run --gpus 64 --gpu a100")
+        raise ConfigError("--gpu, --gpus: need --dry-run and --gpu: --dry-run --gpus 64 --gpu a100")
     count = str(run.get("gpus", 1))
     if not count.isdigit() or not int(count):
         raise ConfigError(f"--gpus: takes a number of GPUs, got {count}")

@@ -85,8 +85,8 @@ def test_every_device_has_a_whole_datasheet() -> None:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--gpus", "64"], "--dry-run and --gpu"),
-        (["--gpu", "a100"], "--dry-run and --gpu"),
+        (["--gpus", "64"], "need --dry-run and --gpu: "),
+        (["--gpu", "a100"], "need --dry-run and --gpu: "),
         (["--dry-run", "--gpu", "a100", "--gpus", "0"], "takes a number"),
     ],
 )
