@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+
+# read when ray is first imported, by whichever test module does: Ray's hook for `uv run` would
+# install the whole environment again for its workers
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 
 ROOT = Path(__file__).resolve().parents[1]
 
