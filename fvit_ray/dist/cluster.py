@@ -47,6 +47,9 @@ def connected(address: str | None) -> Iterator[None]:
     if address == "local":
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nor report to anybody
+    # Ray Data would look for a Prometheus to report on, and keep an actor for it
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray

@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from fvit_ray import cli
 from fvit_ray.config import SAMPLE, Config, ConfigError
+from fvit_ray.dist.errors import RunError as RunError  # what callers of a run catch
 from fvit_ray.sinks import manifest
 from fvit_ray.sinks.place import Place
 
 if TYPE_CHECKING:  # imports torch, which a refused configuration does not wait for
     from fvit_ray.dist.preflight import Work
-
-
-class RunError(Exception):
-    """A run that could not be finished; the message is one line, and what is committed stays."""
 
 
 def main(argv: Sequence[str] | None = None, default: str = SAMPLE) -> int:
@@ -131,13 +128,10 @@ def evaluate(
     done = resume.committed(out, [name for _, name, _ in work.shards])
     if there := sum(len(c.chunks) for c in done.values()):
         print(f"resuming {place.where}: {there} chunks are committed")
-    tasks_left = [
-        (url, name, limit, frozenset(done[name].chunks), work.promised[name])
-        for url, name, limit in work.shards
-        if not done[name].complete
-    ]
-    if tasks_left:
+    if not all(c.complete for c in done.values()):
         with cluster.connected(command.address):
+            from fvit_ray.dist.consume import consume  # imports ray, once its surroundings are set
+
             pool = cluster.pool(config.compute)
             if document["device"] not in (None, pool.device):
                 raise ConfigError(
@@ -149,60 +143,9 @@ def evaluate(
                 document["resolved"] = resolve(config, pool)
             manifest.write_run(out, document)
             place.publish("run.json", keep=True)
-            parts = (place, work, tasks_left, pool, document["resolved"])
-            document["operation"] = _consume(config, *parts)
+            document["operation"] = consume(config, place, work, pool, document["resolved"])
     document["seconds"] += time.monotonic() - started
     return finish(place, config, work, document)
-
-
-def _consume(
-    config: Config, place: Place, work: Work, tasks_left: Any, pool: Any, resolved: dict[str, Any]
-) -> dict[str, Any]:
-    """Stream the shards that are left; -> how well the actors were used."""
-    from ray.exceptions import RayError
-
-    from fvit_ray.dist import resume
-    from fvit_ray.dist.actor import EvaluateChunk
-    from fvit_ray.dist.operation import Operation
-    from fvit_ray.dist.progress import Progress
-    from fvit_ray.dist.stream import ShardTask, stream
-    from fvit_ray.dist.watch import Watch
-
-    tasks = [ShardTask(*task) for task in tasks_left]
-    before = resume.totals(place.folder)[0]["samples"]
-    first = work.shards[0][1]
-    where = place.where if place.remote else str(place.folder.resolve())
-    more = f" to {pool.max_actors}" if pool.max_actors > pool.actors else ""
-    many = "s" * (pool.max_actors > 1)
-    print(f"evaluating on {pool.actors}{more} {pool.device} actor{many} -> {place.where}")
-    operation = Operation(pool.actors, pool.device, Watch.begin())
-    troubles: list[str] = []
-    options = (work.specs, work.num_classes, pool, first, EvaluateChunk, resolved)
-    try:
-        with Progress(work.total, operation, before) as progress:
-            for row in stream(config, where, tasks, *options):
-                progress.advance(row)
-                troubles += [row["trouble"]] if row["trouble"] else []
-    except KeyboardInterrupt:
-        resume.forgive(place)
-        raise
-    except RayError as error:
-        raise RunError(f"a worker failed: {_cause(error)}; the same command resumes") from None
-    if troubles:
-        shards = f"{len(troubles)} of {len(work.shards)} shards"
-        raise RunError(f"{shards}: {troubles[0]}; the others are done, the same command goes on")
-    document = operation.document()
-    for line in document["advice"]:
-        print(f"note: {line}")
-    return document
-
-
-def _cause(error: Exception) -> str:
-    """The worker's own exception in one line: Ray sends it as text, behind the frames."""
-    text = str(error).split("\n\nThe above exception was the direct cause")[0]
-    lines = text.strip().splitlines() or [type(error).__name__]
-    frames = [i for i, line in enumerate(lines) if line.startswith("  ")]
-    return " ".join(lines[frames[-1] + 1 :] if frames else lines[-1:]) or lines[-1].strip()
 
 
 def finish(place: Place, config: Config, work: Work, document: dict[str, Any]) -> dict[str, Any]:

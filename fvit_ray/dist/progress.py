@@ -71,6 +71,12 @@ class Progress:
                 self.last = now
                 self._show(self.line(now - self.began))
 
+    def found(self, done: int) -> None:
+        """Count samples that are committed, but whose rows never came."""
+        with self.lock:
+            self.start += done - self.done
+            self.done = done
+
     def line(self, elapsed: float) -> str:
         """The line after `elapsed` seconds."""
         operation, state = self.operation, self.operation.state

@@ -204,6 +204,9 @@ def stream(
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # every row is a block of its own
     context.execution_options.preserve_order = False
+    # a pool that may grow does so once all its actors are busy; Ray's own threshold lies above
+    # what an actor that holds one chunk at a time can reach
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     if Watch not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Watch)
     session = uuid.uuid4().hex

@@ -68,7 +68,7 @@ class Cluster:
         return self.ray("job", what, "--address", self.dashboard, name, **env)
 
 
-def eventually(what: Callable[[], Any], seconds: float = 240) -> Any:
+def eventually(what: Callable[[], Any], seconds: float = 500) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it never happened"
