@@ -26,9 +26,10 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     runs = [Run(folder) for folder in folders]
     names = _names(runs)
     sheets = [_accuracy(runs, names), *_scores(runs, names)]
-    sections = [judged(claims.verdicts(runs), []), _choices(runs, names)]
+    found = [verdict.tree() for verdict in claims.verdicts(runs)]
+    sections = [judged(found, []), _choices(runs, names)]
     sections += [Section(sheet.name, sheet.title, table(sheet)) for sheet in sheets]
-    page = assembled(f"{len(runs)} runs compared", [*sections, queries(sheets)])
+    page = assembled(f"{len(runs)} runs compared", [*sections, queries(sheets, found)])
     with replacing(out) as part:
         part.write_text(page, encoding="utf-8")
     for sheet in sheets:

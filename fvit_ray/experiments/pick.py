@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fvit_ray.experiments.published import published, sentence
 from fvit_ray.experiments.reading import OURS, Reading
 from fvit_ray.report.run import Line
 from fvit_ray.report.scores import CONTROLS
 from fvit_ray.report.sheet import Cell, Column, Said, Sheet, range_of
+from fvit_ray.report.verdict import ABOVE, Band, Test, decided, tally
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 Row = tuple[tuple[str, ...], tuple[Cell | None, ...]]
 
 
@@ -17,15 +19,21 @@ def beats(lines: list[Line], scores: tuple[str, ...]) -> tuple[str, str]:
     rivals = [
         x
         for x in lines
-        if x["denoiser"] == "none" and x["score"] in scores and x["ours_low"] is not None
-        and x["explainer"] not in CONTROLS
-    ]  # fmt: skip
-    better, worse = sum(x["ours_low"] > 0 for x in rivals), sum(x["ours_high"] < 0 for x in rivals)
-    text = (
-        f"{OURS} with DDS is better in {better}, worse in {worse} of {len(rivals)} paired "
-        f"comparisons (95 %)."
-    )
-    return text, FAILS if worse else unanimous(better, len(rivals))
+        if x["denoiser"] == "none" and x["score"] in scores and x["explainer"] not in CONTROLS
+    ]
+    tests = differences(rivals, "ours")
+    return f"{OURS} with DDS is better: {tally(tests)} (95 %).", decided(tests)
+
+
+def differences(lines: Iterable[Line], name: str, band: Band = ABOVE) -> list[Test]:
+    """Paired tests of the lines' differences `name` (and its _low and _high; of a comparison, low
+    and high); lines without an interval are left out."""
+    ends = ("low", "high") if name == "difference" else (f"{name}_low", f"{name}_high")
+    return [
+        Test("", line["n"], line[name], line[ends[0]], line[ends[1]], band)
+        for line in lines
+        if line[ends[0]] is not None
+    ]
 
 
 def sheet(
@@ -53,10 +61,6 @@ def sheet(
 
 def said_of(name: str, which: str, verdict: str, found: str) -> Said:
     return Said(sentence(name, which), verdict, found)
-
-
-def unanimous(good: int, of: int) -> str:
-    return HOLDS if good == of and of else UNDECIDED
 
 
 def stands_for(denoiser: str, *names: str) -> bool:

@@ -15,18 +15,12 @@ from fvit_ray.experiments.merge import Member, Shared
 from fvit_ray.metrics.bootstrap import mean_interval
 from fvit_ray.metrics.energy import JOULES_PER_KWH
 from fvit_ray.plan import conditions, defence_name, trial_set
+from fvit_ray.report import queries
 from fvit_ray.report.protocol import protocol
 from fvit_ray.report.run import Line, Run
 from fvit_ray.report.sheet import Cell
 
 OURS = "vta"
-# the sums behind segmentation's scores of a data set
-_SEGMENTATION = {
-    "pixel_accuracy": "sum(correct_pixels) / sum(pixels)",
-    "miou": "(sum(intersection_background) / sum(union_background)"
-    " + sum(intersection_foreground) / sum(union_foreground)) / 2",
-    "map": "avg(average_precision)",
-}
 _SPLIT = {"dominant": "dominant", "non_dominant": "NOT dominant"}
 
 
@@ -37,6 +31,11 @@ class Part:
     run: Run
     member: Member
     folder: str  # of the run, as the queries name it
+
+    @property
+    def pairs(self) -> bool:
+        """Whether every image is asked two questions."""
+        return "class_specificity" in self.run.config["scores"]["metrics"]
 
     def owns(self, line: Mapping[str, Any]) -> bool:
         return line["condition_id"] in self.member.condition_ids
@@ -126,7 +125,7 @@ def gain(line: Line | None) -> Cell | None:
         if other["denoiser"] == "none"
         and all(other[n] == line[n] for n in ("model", "eps", "corruption", "severity"))
     ]
-    sql = _joined(part, "metrics", line["condition_id"], bare[0] if bare else "", "correct::INT")
+    sql = queries.accuracy_gain(part.folder, line["condition_id"], bare[0] if bare else "")
     return Cell(value, low, high, line["n"], None, sql)
 
 
@@ -136,12 +135,15 @@ def scored(line: Line | None, scale: float, paper: float | None = None) -> Cell 
         return None
     low, high = (None if line[end] is None else scale * line[end] for end in ("low", "high"))
     score = str(line["score"])
-    what, where = _SEGMENTATION.get(score, f"avg({score})"), ""
+    what, where = queries.SEGMENTATION.get(score, f"avg({score})"), ""
     if line["metric"] == "class_specificity":
         column, _, split = score.partition("_")
         what, where = f"avg({column})", _seen(line, split)
     more = f" AND explainer = '{line['explainer']}'{where}"
-    sql = query(line, f"{scale:g} * {what}" if scale != 1 else what, "scores", more)
+    if line["metric"] == "consistency" and line["part"].pairs:
+        sql = queries.by_image(query(line, "x", "scores", more), score, scale)
+    else:
+        sql = query(line, f"{queries.times(scale)}{what}", "scores", more)
     return Cell(scale * line["value"], low, high, line["n"], paper, sql)
 
 
@@ -156,8 +158,9 @@ def changed(line: Line | None) -> Cell | None:
         if x["denoiser"] == "none" and x["model"] == line["model"] and x["eps"] == line["eps"]
     ]
     column, _, split = str(line["score"]).partition("_")
-    sql = _joined(part, "scores", line["condition_id"], bare[0], column)
-    sql += f" AND a.explainer = '{line['explainer']}' AND b.explainer = a.explainer"
+    method = line["explainer"]
+    sides = (line["condition_id"], method), (bare[0], method)
+    sql = queries.score_gap(part.folder, line["metric"], column, 100, sides)
     sql += _seen(line, split, "a.")
     low, high = (
         None if line[end] is None else 100 * line[end] for end in ("gain_low", "gain_high")
@@ -178,22 +181,10 @@ def _seen(line: Line, split: str, owner: str = "") -> str:
     )
 
 
-def _joined(part: Part, folder: str, one: str, other: str, column: str) -> str:
-    """The paired difference of two conditions."""
-    rows = f"'{part.folder}/{folder}/*.parquet'"
-    return (
-        f"SELECT 100 * avg(a.{column} - b.{column}) FROM {rows} a JOIN {rows} b USING (shard, "
-        f"position) WHERE a.condition_id = '{one}' AND b.condition_id = '{other}'"
-    )
-
-
 def query(line: Line, what: str, folder: str = "metrics", more: str = "") -> str:
     """DuckDB's query for a number, from the folder that holds the report."""
     part: Part = line["part"]
-    return (
-        f"SELECT {what} FROM '{part.folder}/{folder}/*.parquet' "
-        f"WHERE condition_id = '{line['condition_id']}'{more}"
-    )
+    return queries.single(part.folder, folder, what, line["condition_id"], more)
 
 
 @dataclass(frozen=True)
@@ -230,16 +221,22 @@ def _condition(line: Line) -> Any:
     return next(c for c in conditions(config) if c.condition_id == line["condition_id"])
 
 
+def right_of(line: Line) -> NDArray[np.float64]:
+    """(n,) 1 for right, 0 for wrong, of the images of a condition in the order of the shards."""
+    part: Part = line["part"]
+    where = (pc.field("condition_id") == line["condition_id"]) & pc.field("correct").is_valid()
+    rows = part.run.rows(["shard", "position", "correct"], where)
+    rows = rows.sort_by([("shard", "ascending"), ("position", "ascending")])
+    return np.asarray(rows["correct"].to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
 def averaged(lines: list[Line], seed: int = 0) -> Cell | None:
     """Mean accuracy in percent over several runs of the same images (severities), its interval by
     bootstrap over images."""
     columns, folders = [], []
     for line in lines:
         part: Part = line["part"]
-        where = (pc.field("condition_id") == line["condition_id"]) & pc.field("correct").is_valid()
-        rows = part.run.rows(["shard", "position", "correct"], where)
-        rows = rows.sort_by([("shard", "ascending"), ("position", "ascending")])
-        columns.append(np.asarray(rows["correct"].to_numpy(zero_copy_only=False), dtype=float))
+        columns.append(right_of(line))
         folders.append(f"'{part.folder}/metrics/*.parquet'")
     if not columns or len({len(column) for column in columns}) != 1 or not len(columns[0]):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ TEST = (
     "counts",
     "run",
     "condition",
+    "sql",
 )
 
 
@@ -73,7 +74,16 @@ class Study:
             for shared, folder in self.runs
             if any(member.experiment != "ablation" for member in shared.members)
         ]
-        return claims.verdicts(judged)
+        return [self._below(verdict) for verdict in claims.verdicts(judged)]
+
+    def _below(self, verdict: Verdict) -> Verdict:
+        """With the runs' folders as seen from the report's."""
+        root = f"{self.folder}/"
+        tests = (
+            replace(t, run=t.run.removeprefix(root), sql=t.sql.replace(root, ""))
+            for t in verdict.tests
+        )
+        return replace(verdict, tests=tuple(tests))
 
     def unjudged(self, verdicts: Sequence[Verdict]) -> list[str]:
         """Claims without a verdict, and what they would take."""
@@ -108,7 +118,7 @@ def write(study: Study) -> tuple[list[Sheet], list[Verdict], list[str]]:
         ],
         "skipped": list(study.skipped),
         "sheets": [to_tree(sheet) for sheet in sheets],
-        "claims": [asdict(verdict) for verdict in verdicts],
+        "claims": [verdict.tree() for verdict in verdicts],
         "unjudged": study.unjudged(verdicts),
         "savings": spent.tree(),
         "saved": lines,
@@ -125,8 +135,8 @@ def _write_claims(path: Path, verdicts: Sequence[Verdict]) -> None:
         writer.writerow(["claim", "verdict", *TEST])
         for verdict in verdicts:
             for test in verdict.tests:
-                found = asdict(test)
-                writer.writerow([verdict.name, verdict.verdict, *(found[name] for name in TEST)])
+                values = (getattr(test, name) for name in TEST)
+                writer.writerow([verdict.name, verdict.verdict, *values])
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,17 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 from fvit_ray.experiments.pick import (
-    FAILS,
-    HOLDS,
-    UNDECIDED,
     Row,
     beats,
+    differences,
     methods,
     pick,
     said_of,
     sheet,
     stands_for,
-    unanimous,
     values,
 )
 from fvit_ray.experiments.published import value
@@ -24,6 +21,7 @@ from fvit_ray.experiments.reading import Reading, accuracy, averaged, cost_of, g
 from fvit_ray.report.run import Line
 from fvit_ray.report.sheet import Cell, Column, Said, Sheet
 from fvit_ray.report.text import points, radius
+from fvit_ray.report.verdict import BELOW, FAILS, HOLDS, UNDECIDED, decided, tally
 
 
 def table2(found: Reading) -> Sheet:
@@ -43,13 +41,12 @@ def table2(found: Reading) -> Sheet:
     columns += [Column("with DDS, clean"), Column("without, clean")]
     low = [c[1].value for _, c in rows if c[1] is not None and c[1].value is not None]
     high = [c[0].value for _, c in rows if c[0] is not None and c[0].value is not None]
-    gains = [line for line in lines if line["gain"] is not None and line["eps"] == eps]
-    better = sum(line["gain_low"] > 0 for line in gains)
+    tests = differences((line for line in lines if line["eps"] == eps), "gain")
     text = (
-        f"Here without DDS {_span(low)} %, with it {_span(high)} %; the paired gain is above 0 for "
-        f"{better} of {len(gains)} models. The direction is tested, not the paper's numbers."
+        f"Here without DDS {_span(low)} %, with it {_span(high)} %; a paired gain above 0: "
+        f"{tally(tests)} (95 %). The direction is tested, not the paper's numbers."
     )
-    said = said_of("table2", "robust", unanimous(better, len(gains)), text)
+    said = said_of("table2", "robust", decided(tests), text)
     return sheet(found, ("model",), columns, rows, [said])
 
 
@@ -131,13 +128,10 @@ def table5(found: Reading) -> Sheet:
     for model in models:
         columns += [Column(f"{model} with DDS"), Column("without")]
         columns.append(Column("difference", "points", signed=True))
-    gains = [line for line in lines if line["gain"] is not None]
-    lower, higher = (sum(test) for test in (
-        (x["gain_high"] < 0 for x in gains), (x["gain_low"] > 0 for x in gains)))  # fmt: skip
-    text = f"Lower with DDS in {lower}, higher in {higher} of {len(gains)} comparisons (95 %)."
-    verdict = FAILS if higher else unanimous(lower, len(gains))
+    tests = differences(lines, "gain", BELOW)
+    text = f"Lower with DDS: {tally(tests)} (95 %)."
     note = "Mean: over severities, its interval over images. The paper names no severity."
-    said = said_of("table5", "lower", verdict, text)
+    said = said_of("table5", "lower", decided(tests), text)
     return sheet(found, ("corruption", "severity"), columns, rows, [said], note)
 
 
@@ -154,15 +148,15 @@ def table6(found: Reading) -> Sheet:
         )
         for line in lines
     ]
-    tests = [x for x in found.comparisons if x["aggregation"] == "vote" and x["score"] == "top5"]
-    tests = [x for x in tests if x["against_aggregation"] == "mean" and x["eps"]]
-    better, worse = sum(x["high"] < 0 for x in tests), sum(x["low"] > 0 for x in tests)
-    listed = ", ".join(f"{x['model']} {points(-x['difference'])}" for x in tests)
+    gaps = [x for x in found.comparisons if x["aggregation"] == "vote" and x["score"] == "top5"]
+    gaps = [x for x in gaps if x["against_aggregation"] == "mean" and x["eps"]]
+    tests = differences(gaps, "difference", BELOW)
+    listed = ", ".join(f"{x['model']} {points(-x['difference'])}" for x in gaps)
     text = (
-        f"Top-5 of mean less that of vote: {listed or 'not compared'} points; higher (95 %) in "
-        f"{better} of {len(tests)}."
+        f"Top-5 of mean less that of vote: {listed or 'not compared'} points; higher: "
+        f"{tally(tests)} (95 %)."
     )
-    said = said_of("table6", "top5", FAILS if worse else unanimous(better, len(tests)), text)
+    said = said_of("table6", "top5", decided(tests), text)
     classes = len((found.parts[0].run.document["class_names"] or ()) if found.parts else ())
     note = f"Of {classes} classes five are half." if 0 < classes <= 20 else ""
     columns = [Column("top-1"), Column("top-5")]
@@ -175,18 +169,12 @@ def _latent(lines: list[Line], comparisons: list[Line], eps: float) -> list[Said
     first = [x for x in lines if x["eps"] == eps and stands_for(x["denoiser"], "guided")]
     if not latent:
         return []
-    helped = sum(x["gain_low"] is not None and x["gain_low"] > 0 for x in latent)
-    said = [
-        said_of(
-            "table4",
-            "latent_helps",
-            unanimous(helped, len(latent)),
-            f"So in {helped} of {len(latent)} (95 %).",
-        )
-    ]
+    tests = differences(latent, "gain")
+    text = f"More accurate: {tally(tests)} (95 %)."
+    said = [said_of("table4", "latent_helps", decided(tests), text)]
     if not first:
         return said
-    tests = [
+    gaps = [
         x
         for x in comparisons
         if x["score"] == "top1"
@@ -195,19 +183,18 @@ def _latent(lines: list[Line], comparisons: list[Line], eps: float) -> list[Said
         and stands_for(x["against_denoiser"], "guided")
         and x["aggregation"] == "mean"
     ]
-    lower, higher = sum(x["high"] < 0 for x in tests), sum(x["low"] > 0 for x in tests)
-    listed = ", ".join(f"{x['model']} {points(x['difference'])}" for x in tests)
-    text = f"{listed} points against the denoiser of images; lower in {lower} of {len(tests)}."
-    said.append(
-        said_of("table4", "latent_lower", FAILS if higher else unanimous(lower, len(tests)), text)
-    )
+    tests = differences(gaps, "difference", BELOW)
+    listed = ", ".join(f"{x['model']} {points(x['difference'])}" for x in gaps)
+    text = f"{listed} points against the denoiser of images; lower: {tally(tests)} (95 %)."
+    said.append(said_of("table4", "latent_lower", decided(tests), text))
     spent = [(x, cost_of(x), cost_of(y)) for x in latent for y in first if x["model"] == y["model"]]
     known = [(x, a.ms, b.ms) for x, a, b in spent if a is not None and b is not None]
     if known:
         faster = sum(a < b for _, a, b in known)
         times = ", ".join(f"{x['model']} {a:.0f} against {b:.0f} ms" for x, a, b in known)
         verdict = HOLDS if faster == len(known) else FAILS if not faster else UNDECIDED
-        said.append(said_of("table4", "latent_faster", verdict, f"{times}."))
+        text = f"{times}, as timed here; times are not tested."
+        said.append(said_of("table4", "latent_faster", verdict, text))
     return said
 
 

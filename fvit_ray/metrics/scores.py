@@ -52,7 +52,8 @@ class Cell:
         if split:
             valid = valid & self.keep[split]
         columns = {name: np.nan_to_num(self.columns[name]) for name in names}
-        return self._by_image(columns, valid) if split == "both" else {"valid": valid} | columns
+        twice = split == "both" or (not split and bool(self.keep))  # both questions of an image
+        return self._by_image(columns, valid) if twice else {"valid": valid} | columns
 
     def _by_image(self, columns: Columns, valid: NDArray[np.bool_]) -> Columns:
         """Means over the questions asked of an image, which are no two images; it is valid if all
@@ -66,8 +67,9 @@ class Cell:
 def summarise_scores(folder: Path | str) -> list[Line]:
     """The lines of scores.csv (`schema.CONDITION`, then `schema.SCORES`) of a run folder.
 
-    Intervals are over images: bootstrap percentiles, Wilson's for shares of images. Differences are
-    paired; they are None where there is nothing to compare with.
+    Intervals are over images: bootstrap percentiles, Wilson's for shares of images; the two
+    questions that a pair of objects is asked are one image. Differences are paired; they are None
+    where there is nothing to compare with.
     """
     folder = Path(folder)
     document = json.loads((folder / "run.json").read_text())

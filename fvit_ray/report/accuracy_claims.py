@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fvit_ray import schema
+from fvit_ray.report.queries import accuracy_gain
 from fvit_ray.report.run import Line, Run
 from fvit_ray.report.text import points, radius
 from fvit_ray.report.verdict import (
-    AGAINST,
-    FOR,
-    OPEN,
     UNDECIDED,
     Test,
     Verdict,
     decided,
-    direction,
     numbers,
     tally,
 )
@@ -69,10 +66,16 @@ def _gain_test(line: Line, run: Run) -> Test:
         100 * line["gain"],
         100 * line["gain_low"],
         100 * line["gain_high"],
-        direction(line["gain_low"], line["gain_high"]),
         run=str(run.folder),
         condition=line["condition_id"],
+        sql=accuracy_gain(str(run.folder), line["condition_id"], _bare(line, run)),
     )
+
+
+def _bare(line: Line, run: Run) -> str:
+    """The undefended condition that a gain is over."""
+    same = (x for x in run.lines if (x["model"], x["eps"]) == (line["model"], line["eps"]))
+    return next((str(x["condition_id"]) for x in same if x["denoiser"] == "none"), "")
 
 
 def _agnostic(gains: list[tuple[Line, Run]], name: str) -> Verdict:
@@ -127,18 +130,17 @@ def _latent(runs: Sequence[Run], margin: float) -> list[Verdict]:
 
 
 def _equivalence(line: Line, run: Run, margin: float) -> Test:
-    inside = -margin < line["low90"] and line["high90"] < margin
-    outside = line["low90"] > margin or line["high90"] < -margin
     return Test(
         f"{line['denoiser']} less {line['against_denoiser']} on {line['model']}",
         line["n"],
         100 * line["difference"],
         100 * line["low90"],
         100 * line["high90"],
-        FOR if inside else AGAINST if outside else OPEN,
+        band=(-100 * margin, 100 * margin),
         level=90,
         run=str(run.folder),
         condition=line["condition_id"],
+        sql=accuracy_gain(str(run.folder), line["condition_id"], line["against"]),
     )
 
 
@@ -153,14 +155,15 @@ def _corrupted(runs: Sequence[Run], margin: float) -> list[Verdict]:
             if line["against_denoiser"] != "none" or line["aggregation"] == "vote":
                 continue
             low, high = line["low90"], line["high90"]
-            counts = FOR if high < margin else AGAINST if low > margin else OPEN
             kinds["comparable"] += -margin < low and high < margin
             kinds["inferior"] += line["high"] < 0
             kinds["superior"] += line["low"] > 0
             what = f"{line['corruption']} {line['severity']} on {line['model']}"
             values = (100 * line["difference"], 100 * low, 100 * high)
             where = {"run": str(run.folder), "condition": line["condition_id"]}
-            tests.append(Test(what, line["n"], *values, counts, level=90, **where))
+            where["sql"] = accuracy_gain(str(run.folder), line["condition_id"], line["against"])
+            band = (None, 100 * margin)
+            tests.append(Test(what, line["n"], *values, band=band, level=90, **where))
     if not tests:
         return []
     most = max(tests, key=lambda test: test.effect)

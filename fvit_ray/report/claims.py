@@ -2,8 +2,8 @@
 
 "Ours" is VTA behind a run's first defence; the baselines are the paper's: every method without DDS
 that is no control. Claims on maps are judged at the largest radius. A comparison counts where its
-paired 95 % interval over images excludes zero; intervals are not adjusted for their number. Claims
-on accuracies: `accuracy_claims`.
+paired 95 % interval over images excludes zero; what `verdict.decided` makes of many says how their
+number is corrected for. Claims on accuracies: `accuracy_claims`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fvit_ray.report import accuracy_claims
+from fvit_ray.report.queries import score_gap
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Line, Run, Section
 from fvit_ray.report.scores import CONTROLS, METRICS, number
-from fvit_ray.report.text import radius
+from fvit_ray.report.text import points, radius
 from fvit_ray.report.verdict import (
+    ABOVE,
     AGAINST,
-    FAILS,
+    BELOW,
     FOR,
-    HOLDS,
-    UNDECIDED,
+    Band,
     Test,
     Verdict,
     decided,
-    direction,
     numbers,
     tally,
 )
@@ -131,10 +131,20 @@ def _test(line: Line, run: Run, sign: int) -> Test:
     shown = METRICS[line["metric"]]
     value, low, high = (shown.scale * line[f"ours{end}"] for end in ("", "_low", "_high"))
     what = f"{shown.scores[line['score']]}, ours less {line['explainer']} on {line['model']}"
-    counts = direction(line["ours_low"], line["ours_high"], sign)
-    where = {"run": str(run.folder), "condition": line["condition_id"]}
-    unit, metric = "points" if shown.scale == 100 else "", str(line["score"])
-    return Test(what, line["n"], value, low, high, counts, unit=unit, metric=metric, **where)
+    band = ABOVE if sign > 0 else BELOW
+    score, rival = str(line["score"]), (line["condition_id"], line["explainer"])
+    sides = (_first_defended(line, run), "vta"), rival
+    pairs = "class_specificity" in (run.config.get("scores") or {}).get("metrics", ())
+    sql = score_gap(str(run.folder), line["metric"], score, shown.scale, sides, pairs)
+    where = {"run": str(run.folder), "condition": line["condition_id"], "sql": sql}
+    unit = "points" if shown.scale == 100 else ""
+    return Test(what, line["n"], value, low, high, band, unit=unit, metric=score, **where)
+
+
+def _first_defended(line: Line, run: Run) -> str:
+    """The condition that `ours` of a line is of."""
+    same = (x for x in run.lines if (x["model"], x["eps"]) == (line["model"], line["eps"]))
+    return next((str(x["condition_id"]) for x in same if x["denoiser"] != "none"), "")
 
 
 def _most(lines: Iterable[Line], sign: int) -> Line:
@@ -160,42 +170,41 @@ def _specificity(runs: Sequence[Run]) -> list[Verdict]:
         if x["metric"] == "class_specificity" and x["explainer"] == "vta"
     ]
     plain = [x for x in found if x["score"] == "margin_both" and x["denoiser"] == "none"]
-    changed = [
-        x for x in found if x["score"] == "margin_non_dominant" and x["gain_low"] is not None
-    ]
+    changed = [x for x in found if x["score"] == "margin_non_dominant"]
     verdicts = []
-    if all(x["low"] is not None for x in plain) and plain:
-        specific = sum(x["low"] > 0 for x in plain)
-        verdict = HOLDS if specific == len(plain) else FAILS if not specific else UNDECIDED
+    if tests := _margins(plain, "value", ("low", "high"), ABOVE):
         sentence = (
             "VTA follows the asked class (margin over both questions above 0, n = "
-            f"{_range(plain)}): {_list(plain, 'value', 'low', 'high')}; so in {specific} of "
-            f"{len(plain)}."
+            f"{numbers(tests)}): {_list(tests)}; {tally(tests)}."
         )
-        verdicts.append(Verdict("Experiment 4 (class-specific)", verdict, sentence))
-    if changed:
-        worse = sum(x["gain_high"] < 0 for x in changed)
-        better = sum(x["gain_low"] > 0 for x in changed)
-        verdict = HOLDS if worse == len(changed) else FAILS if better else UNDECIDED
+        verdicts.append(Verdict("Experiment 4 (class-specific)", decided(tests), sentence, tests))
+    if tests := _margins(changed, "gain", ("gain_low", "gain_high"), BELOW):
         sentence = (
             "The paper saw DDS do worse than plain VTA on the class that is not dominant. Change "
-            f"of VTA's margin for that class with DDS (n = {_range(changed)}): "
-            f"{_list(changed, 'gain', 'gain_low', 'gain_high')}; worse in {worse}, better in "
-            f"{better} of {len(changed)}."
+            f"of VTA's margin for that class with DDS (n = {numbers(tests)}): {_list(tests)}; "
+            f"{tally(tests)}."
         )
-        verdicts.append(Verdict("Experiment 4 (non-dominant class)", verdict, sentence))
+        name = "Experiment 4 (non-dominant class)"
+        verdicts.append(Verdict(name, decided(tests), sentence, tests))
     return verdicts
 
 
-def _range(lines: list[Line]) -> str:
-    found = sorted({line["n"] for line in lines})
-    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+def _margins(lines: list[Line], of: str, ends: tuple[str, str], band: Band) -> tuple[Test, ...]:
+    """Margins of VTA, or their changes, in points; those without an interval are left out."""
+    return tuple(
+        Test(
+            f"{x['model']} {radius(x['eps'])}", x["n"], 100 * x[of],
+            100 * x[ends[0]], 100 * x[ends[1]], band,
+            metric=str(x["score"]), condition=x["condition_id"],
+        )
+        for x in lines
+        if x[ends[0]] is not None
+    )  # fmt: skip
 
 
-def _list(lines: list[Line], *names: str) -> str:
-    """ "m clean: 1.0 [0.5, 1.5]; ..." of three columns."""
-    parts = []
-    for line in lines:
-        value, low, high = (number("class_specificity", line[name]) for name in names)
-        parts.append(f"{line['model']} {radius(line['eps'])}: {value} [{low}, {high}]")
-    return "; ".join(parts)
+def _list(tests: Iterable[Test]) -> str:
+    """ "m clean: 1.0 [0.5, 1.5]; ..." """
+    return "; ".join(
+        f"{t.what}: " + "{} [{}, {}]".format(*(points(x / 100) for x in (t.effect, t.low, t.high)))
+        for t in tests
+    )

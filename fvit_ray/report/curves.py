@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from fvit_ray.report.grid import Grid, Row, grid
 from fvit_ray.report.run import Run, Section
+from fvit_ray.report.sheet import range_of
 
 # Okabe & Ito's palette, which the colour-blind can tell apart; markers tell the lines apart too
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -43,7 +44,8 @@ def section(run: Run) -> Section | None:
         )
         for model in table.models
     )
-    below = Markup('<p class="note">Bands are 95 % Wilson intervals.</p>')
+    n = range_of(line["n"] for line in run.lines)
+    below = Markup('<p class="note">n = {} images; bands are 95 % Wilson intervals.</p>').format(n)
     body = Markup('<div class="panels">{}</div>{}').format(panels, below)
     return Section("curves", "Accuracy against eps", body)
 

@@ -20,7 +20,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    forms = "percent bounds points radius count duration ms breakless value"
+    forms = "percent bounds points radius count duration ms breakless value signed foldable"
     environment.filters |= {name: getattr(text, name) for name in forms.split()}
     return environment
 

@@ -19,6 +19,7 @@ from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, RunError, Section
 from fvit_ray.report.sheet import FORMS, Column, Sheet, from_tree, interval, number, printed
 
+Tree = dict[str, Any]
 MIME = {"csv": "text/csv", "md": "text/markdown", "tex": "application/x-tex"}
 
 
@@ -99,8 +100,8 @@ def _claims(study: StudyFolder) -> Section:
     return judged(study.document["claims"], study.document["unjudged"])
 
 
-def judged(claims: Sequence[Any], unjudged: Sequence[str]) -> Section:
-    """Claims with the tests behind them; `claims` are verdicts or their plain trees."""
+def judged(claims: Sequence[Tree], unjudged: Sequence[str]) -> Section:
+    """Claims with the tests behind them; `claims` are trees of verdicts."""
     body = render("verdicts", claims=claims, unjudged=unjudged)
     return Section("claims", "What the data say of the claims", body)
 
@@ -141,12 +142,18 @@ def _anchor(sheet: Sheet, row: int, column: int) -> str:
 
 
 def _queries(study: StudyFolder) -> Section:
-    return queries(study.sheets)
+    return queries(study.sheets, study.document["claims"])
 
 
-def queries(sheets: Sequence[Sheet]) -> Section:
-    """Every number's query, by table."""
-    parts: list[tuple[str, list[tuple[str, str, str]]]] = []
+def queries(sheets: Sequence[Sheet], claims: Sequence[Tree]) -> Section:
+    """Every number's query, of the claims and by table."""
+    tests = [
+        (f"c-{i}-{j}", f"{claim['name']}: {test['what']}", test["sql"])
+        for i, claim in enumerate(claims)
+        for j, test in enumerate(claim["tests"])
+        if test["sql"]
+    ]
+    parts: list[tuple[str, list[tuple[str, str, str]]]] = [("Claims", tests)] if tests else []
     for sheet in sheets:
         found = [
             (_anchor(sheet, i, j), _what(heads, column), cell.sql)

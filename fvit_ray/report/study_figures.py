@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -11,14 +12,27 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from scipy.stats import binomtest
 
 from fvit_ray.report.curves import COLOURS, INK, MARKERS, STYLE, inline
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
-from fvit_ray.report.sheet import Cell, Sheet
-from fvit_ray.report.text import radius
+from fvit_ray.report.sheet import Cell, Sheet, range_of
+from fvit_ray.report.text import radius, signed
 
 MOST = 50  # classes shown of many
+
+
+class Share(NamedTuple):
+    """Accuracy of a class in percent, its 95 % Wilson interval, and the class's images."""
+
+    share: float
+    low: float
+    high: float
+    n: int
+
+
+NONE = Share(0.0, 0.0, 100.0, 0)
 
 
 def _named(sheets: Sequence[Sheet], name: str) -> Sheet | None:
@@ -47,8 +61,13 @@ def heat(sheets: Sequence[Sheet]) -> Section | None:
         for name in names
         for model, i in zip(models, at, strict=True)
     ]
-    body = _heat_table(("corruption", "model"), severities, lines, "points, with DDS less without")
-    return Section("heat", "Corruptions: what DDS changes, by severity", body)
+    numbers = range_of(c.n for _, row in lines for c in row if c is not None)
+    note = (
+        f"Points, with DDS less without, n = {numbers} images each; bold where the paired 95 % "
+        "interval excludes 0."
+    )
+    body = _heat_table(("corruption", "model"), severities, lines, note)
+    return Section("heat", "Corruption heat: what DDS changes, by severity", body)
 
 
 def _difference(row: tuple[Cell | None, ...] | None, at: int) -> Cell | None:
@@ -59,34 +78,27 @@ def _heat_table(
     heads: Sequence[str],
     columns: Sequence[str],
     lines: Sequence[tuple[tuple[str, ...], list[Cell | None]]],
-    unit: str,
+    note: str,
     middle: float = 0.0,
 ) -> Markup:
     found = [
         c.value - middle for _, row in lines for c in row if c is not None and c.value is not None
     ]
     most = max(map(abs, found), default=1.0)
-    return render(
-        "heat",
-        heads=heads,
-        columns=columns,
-        unit=unit,
-        lines=[
-            (
-                names,
-                [
-                    None
-                    if c is None or c.value is None
-                    else (
-                        shade(c.value - middle, most),
-                        f"{c.value:+.1f}" if not middle else f"{c.value:.1f}",
-                    )
-                    for c in row
-                ],
-            )
-            for names, row in lines
-        ],
-    )
+    shown = [
+        (names, [None if c is None else _heat_cell(c, middle, most) for c in row])
+        for names, row in lines
+    ]
+    return render("heat", heads=heads, columns=columns, note=note, lines=shown)
+
+
+def _heat_cell(cell: Cell, middle: float, most: float) -> tuple[str, str, bool] | None:
+    """(style, number, whether it is a difference told from 0)."""
+    if cell.value is None:
+        return None
+    text = f"{cell.value:.1f}" if middle else signed(cell.value)
+    sure = cell.low is not None and cell.high is not None and not cell.low <= 0 <= cell.high
+    return shade(cell.value - middle, most), text, sure and not middle
 
 
 def ablation(sheets: Sequence[Sheet]) -> Section | None:
@@ -98,8 +110,10 @@ def ablation(sheets: Sequence[Sheet]) -> Section | None:
     values = [c.value for _, row in lines for c in row if c is not None and c.value is not None]
     middle = float(np.mean(values)) if values else 0.0
     columns = [column.title for column in sheet.columns]
-    body = _heat_table(sheet.heads, columns, lines, "top-1 in %, mean over seeds", middle)
-    return Section("ablation-heat", "Ablation: accuracy against eps", body)
+    numbers = range_of(c.n for _, row in lines for c in row if c is not None)
+    note = f"Top-1 in percent, mean over the seeds, n = {numbers} images each."
+    body = _heat_table(sheet.heads, columns, lines, note, middle)
+    return Section("ablation-heat", "Ablation heat: accuracy against eps", body)
 
 
 def costs(sheets: Sequence[Sheet]) -> Section | None:
@@ -125,12 +139,9 @@ def costs(sheets: Sequence[Sheet]) -> Section | None:
             middle, low, high = (float(x or 0) for x in (top.value, top.low, top.high))
             axes.plot([ms, ms], [low, high], color=colour, lw=1)
             label = heads[1] if heads[0] == models[0] else None
+            if label and hours is not None:
+                label += f", {hours.value:.2g} Wh"
             axes.plot([ms], [middle], form, color=colour, ms=6, label=label)
-            if hours is not None and heads[0] == models[0]:
-                axes.annotate(
-                    f"{hours.value:.2g} Wh", (ms, middle), (5, 5),
-                    textcoords="offset points", fontsize=8,
-                )  # fmt: skip
         axes.set_xscale("log")
         times = [ms for _, _, ms, _ in points]
         ticks = [m * 10**e for e in range(-1, 6) for m in (1, 2, 5)]
@@ -142,7 +153,7 @@ def costs(sheets: Sequence[Sheet]) -> Section | None:
         )
         axes.grid(axis="y", color=INK, alpha=0.12, lw=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=3)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawn = inline(buffer.getvalue(), "costs")
@@ -181,21 +192,27 @@ def per_class(run: Run | None) -> Section | None:
     labels = sorted({label for cell in cells for label in cell})
     if len(labels) > MOST and len(cells) > 1:  # those that DDS changes most
         bare, ours = cells[:2]
-        labels.sort(key=lambda x: -abs(ours.get(x, (0.0, 0))[0] - bare.get(x, (0.0, 0))[0]))
+        labels.sort(key=lambda x: -abs(ours.get(x, NONE).share - bare.get(x, NONE).share))
     labels = labels[:MOST]
     rows = [(run.class_name(label), [cell.get(label) for cell in cells]) for label in labels]
-    where = f"Top-1 in percent of each class at {radius(eps)}, and its images."
+    where = (
+        f"Top-1 in percent of each class at {radius(eps)}, its images, and 95 % Wilson intervals, "
+        "uncorrected for the number of classes."
+    )
     return Section(
         "classes", "Classes apart", render("classes", columns=columns, rows=rows, note=where)
     )
 
 
-def _by_class(run: Run, condition: str) -> dict[int, tuple[float, int]]:
-    """label -> (accuracy in percent, images)."""
+def _by_class(run: Run, condition: str) -> dict[int, Share]:
+    """label -> its share of right predictions."""
     where = (pc.field("condition_id") == condition) & pc.field("correct").is_valid()
     table = run.rows(["label", "correct"], where)
     labels, right = table["label"].to_numpy(), table["correct"].to_numpy(zero_copy_only=False)
-    return {
-        int(label): (100 * float(np.mean(right[labels == label])), int((labels == label).sum()))
-        for label in np.unique(labels)
-    }
+    found = {}
+    for label in np.unique(labels):
+        mine = right[labels == label].astype(bool)
+        won, n = int(mine.sum()), len(mine)
+        ends = binomtest(won, n).proportion_ci(0.95, method="wilson")
+        found[int(label)] = Share(100 * won / n, 100 * ends.low, 100 * ends.high, n)
+    return found

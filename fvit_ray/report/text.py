@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from markupsafe import Markup, escape
+
 MISSING = "—"
 
 
@@ -68,9 +70,19 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def signed(number: float) -> str:
+    """12.34 -> "+12.3", -2 -> "−2.0"."""
+    return points(number / 100)
+
+
 def breakless(sentence: str) -> str:
-    """No line breaks between a number and its sign."""
-    return sentence.replace(" %", "\u00a0%")
+    """No line breaks between a number and its sign or name."""
+    return sentence.replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
+
+
+def foldable(name: str) -> Markup:
+    """A name that may break behind its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def value(item: Any) -> str:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import norm, t
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 FOR, AGAINST, OPEN = "for", "against", "open"
 
 
+Band = tuple[float | None, float | None]  # where a claim puts the effect; None: no end
+ABOVE: Band = (0.0, None)
+BELOW: Band = (None, 0.0)
+
+
 @dataclass(frozen=True)
 class Test:
-    """One paired comparison: `effect` and its interval are as the claim is worded, more is better.
+    """One paired comparison: does the interval of `effect` lie where the claim puts it?
 
+    band:  where the claim puts the effect, in its unit: inside counts for the claim, outside
+           against it, across an end leaves it open
     level: of the interval, 95 % where a difference is asked for, 90 % for equivalence
     unit:  of effect, low, high
     """
@@ -24,12 +34,35 @@ class Test:
     effect: float
     low: float
     high: float
-    counts: str  # for, against, open
+    band: Band = ABOVE
     level: int = 95
     unit: str = "points"
     metric: str = "top-1"
     run: str = ""  # folder of the rows
     condition: str = ""  # condition_id
+    sql: str = ""  # how the effect is made of the rows (DuckDB)
+
+    @property
+    def counts(self) -> str:
+        """for, against, open."""
+        return _place(self.low, self.high, self.band)
+
+    def contradicts(self, tests: int) -> bool:
+        """Whether it counts against the claim as one of so many: by its interval at Bonferroni's
+        level, each arm as much longer as one of Student's t of n images is than a normal one."""
+        tail = (1 - self.level / 100) / 2
+        longer = float(t.isf(tail / tests, max(self.n - 1, 1)) / norm.isf(tail))
+        low = self.effect - longer * (self.effect - self.low)
+        high = self.effect + longer * (self.high - self.effect)
+        return self.counts == AGAINST and _place(low, high, self.band) == AGAINST
+
+
+def _place(low: float, high: float, band: Band) -> str:
+    least, most = band
+    if (least is not None and high < least) or (most is not None and low > most):
+        return AGAINST
+    inside = (least is None or low > least) and (most is None or high < most)
+    return FOR if inside else OPEN
 
 
 @dataclass(frozen=True)
@@ -39,27 +72,38 @@ class Verdict:
     sentence: str
     tests: tuple[Test, ...] = ()
 
+    def tree(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        tests = [asdict(test) | {"counts": test.counts} for test in self.tests]
+        return {"name": self.name, "verdict": self.verdict, "sentence": self.sentence,
+                "tests": tests}  # fmt: skip
+
 
 def decided(tests: Iterable[Test]) -> str:
-    """Holds if every test counts for it, does not if any counts against it, else undecided."""
-    counts = [test.counts for test in tests]
-    if AGAINST in counts:
+    """Holds if every test counts for it, does not if one contradicts it, else undecided.
+
+    That all count for a claim needs no correction (an intersection-union test); that one of many
+    counts against it would, now and then, by chance, so it has to be left after Bonferroni's.
+    """
+    tests = list(tests)
+    if contradictions(tests):
         return FAILS
-    return HOLDS if counts and set(counts) == {FOR} else UNDECIDED
+    return HOLDS if tests and all(test.counts == FOR for test in tests) else UNDECIDED
 
 
-def direction(low: float, high: float, sign: int = 1) -> str:
-    """What an interval says of "more than 0" (sign 1) or "less than 0" (-1)."""
-    low, high = (low, high) if sign > 0 else (-high, -low)
-    return FOR if low > 0 else AGAINST if high < 0 else OPEN
+def contradictions(tests: Sequence[Test]) -> int:
+    """How many count against the claim after Bonferroni's correction for all of them."""
+    return sum(test.contradicts(len(tests)) for test in tests)
 
 
 def tally(tests: Sequence[Test]) -> str:
-    """ "so in 9 of 12 paired comparisons, the other way round in 1, not told apart in 2"."""
+    """ "so in 9 of 12 paired comparisons, the other way round in 2 (1 after Bonferroni's
+    correction), not told apart in 1"."""
     good, bad = (sum(test.counts == which for test in tests) for which in (FOR, AGAINST))
+    left = f" ({contradictions(tests)} after Bonferroni's correction)" * (bad > 0)
     return (
         f"so in {good} of {len(tests)} paired comparison{'s' * (len(tests) != 1)}, the other way "
-        f"round in {bad}, not told apart in {len(tests) - good - bad}"
+        f"round in {bad}{left}, not told apart in {len(tests) - good - bad}"
     )
 
 

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from fvit_ray.report.accuracy_claims import verdicts
-from fvit_ray.report.verdict import AGAINST, FOR, OPEN, decided, direction
+from fvit_ray.report.verdict import (
+    ABOVE,
+    AGAINST,
+    BELOW,
+    FOR,
+    OPEN,
+    Band,
+    Test,
+    decided,
+    tally,
+)
 
 
 def run(
@@ -29,7 +39,7 @@ def gain(model: str, low: float, high: float, **more: Any) -> dict[str, Any]:
 
 def pair(low90: float, high90: float, **more: Any) -> dict[str, Any]:
     line = {"model": "vit", "eps": 8 / 255, "denoiser": "sample_ldm", "n": 200}
-    line |= {"against_denoiser": "sample_ddpm", "condition_id": "c"}
+    line |= {"against_denoiser": "sample_ddpm", "condition_id": "c", "against": "d"}
     return line | {"difference": (low90 + high90) / 2, "low90": low90, "high90": high90} | more
 
 
@@ -111,12 +121,31 @@ def test_claim_6_is_that_dds_is_not_superior(ends: tuple[float, float], verdict:
 
 
 def test_what_tests_add_up_to() -> None:
-    def tests(*counts: str) -> Any:
-        return [SimpleNamespace(counts=count) for count in counts]
+    yes, open_, no = made(1, 2), made(-1, 2), made(-20, -10)
+    assert [t.counts for t in (yes, open_, no)] == [FOR, OPEN, AGAINST]
+    assert decided([yes, yes]) == "holds"
+    assert decided([yes, open_]) == "undecided"
+    assert decided([yes, no, open_]) == "does not hold"
+    assert decided([]) == "undecided"
+    assert [made(1, 2, BELOW).counts, made(-2, -1, BELOW).counts] == [AGAINST, FOR]
 
-    assert decided(tests(FOR, FOR)) == "holds"
-    assert decided(tests(FOR, OPEN)) == "undecided"
-    assert decided(tests(FOR, AGAINST, OPEN)) == "does not hold"
-    assert decided(tests()) == "undecided"
-    assert [direction(1, 2), direction(-2, -1), direction(-1, 1)] == [FOR, AGAINST, OPEN]
-    assert [direction(1, 2, -1), direction(-2, -1, -1)] == [AGAINST, FOR]
+
+def test_one_of_many_is_no_contradiction() -> None:
+    """z = 2.5: told from 0 by itself, not as one of 20 (Bonferroni's z is 3.02)."""
+    weak, strong = (made(-(z + 1.96), -(z - 1.96)) for z in (2.5, 3.5))
+    assert weak.counts == strong.counts == AGAINST
+    assert decided([weak]) == "does not hold"
+    assert decided([weak, *[made(1, 2)] * 19]) == "undecided"
+    assert decided([strong, *[made(1, 2)] * 19]) == "does not hold"
+    assert "the other way round in 1 (0 after Bonferroni" in tally([weak, *[made(1, 2)] * 19])
+
+
+def test_a_band_has_two_ends() -> None:
+    band = (-5.0, 5.0)
+    ends = [(-4, 4), (6, 9), (-9, -6), (-6, 1), (-9, 9)]
+    found = [made(*pair_, band).counts for pair_ in ends]
+    assert found == [FOR, AGAINST, AGAINST, OPEN, OPEN]
+
+
+def made(low: float, high: float, band: Band = ABOVE) -> Test:
+    return Test("", 100, (low + high) / 2, low, high, band)

@@ -10,6 +10,7 @@ import pytest
 from fvit_ray import schema
 from fvit_ray.metrics.accuracy import write_summary
 from fvit_ray.report import auc, claims, headline, protocol, scores
+from fvit_ray.report import verdict as verdict_
 from fvit_ray.report.run import Run
 
 RADII = (0.0, 8 / 255)
@@ -58,9 +59,9 @@ def rivals(metric: str, names: tuple[str, ...], gaps: list[tuple[float, float]])
 @pytest.mark.parametrize(
     ("gaps", "verdict"),
     [
-        ([(0.1, 0.2), (0.01, 0.3)], claims.HOLDS),
-        ([(0.1, 0.2), (-0.01, 0.3)], claims.UNDECIDED),
-        ([(0.1, 0.2), (-0.3, -0.1)], claims.FAILS),
+        ([(0.1, 0.2), (0.01, 0.3)], verdict_.HOLDS),
+        ([(0.1, 0.2), (-0.01, 0.3)], verdict_.UNDECIDED),
+        ([(0.1, 0.2), (-0.3, -0.1)], verdict_.FAILS),
     ],
 )
 def test_a_claim_needs_every_comparison(gaps: list[tuple[float, float]], verdict: str) -> None:
@@ -75,7 +76,7 @@ def test_less_is_better_in_the_positive_test_alone() -> None:
     lines = rivals("perturbation", ("positive_auc",), gaps)
     lines += rivals("perturbation", ("negative_auc",), gaps)
     found = {v.name: v.verdict for v in claims.verdicts(run_of(lines))}
-    assert found == {"Claim 4 (positive)": claims.HOLDS, "Claim 4 (negative)": claims.FAILS}
+    assert found == {"Claim 4 (positive)": verdict_.HOLDS, "Claim 4 (negative)": verdict_.FAILS}
 
 
 def test_random_weights_enter_no_verdict() -> None:

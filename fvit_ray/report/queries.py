@@ -1,0 +1,74 @@
+"""DuckDB's queries that make the numbers of a study of its rows."""
+
+from __future__ import annotations
+
+import re
+
+# what is over images: the sums behind segmentation's scores of a data set, else a column's mean
+SEGMENTATION = {
+    "pixel_accuracy": "sum(correct_pixels) / sum(pixels)",
+    "miou": "(sum(intersection_background) / sum(union_background)"
+    " + sum(intersection_foreground) / sum(union_foreground)) / 2",
+    "map": "avg(average_precision)",
+}
+IMAGE = "regexp_replace(key, '-[^-]*$', '')"  # of a pair's key, what its two questions share
+
+
+def single(folder: str, table: str, what: str, condition: str, more: str = "") -> str:
+    """A number of one condition, from the folder that holds the report."""
+    rows = f"'{folder}/{table}/*.parquet'"
+    return f"SELECT {what} FROM {rows} WHERE condition_id = '{condition}'{more}"
+
+
+def paired(folder: str, table: str, what: str, one: str, other: str, more: str = "") -> str:
+    """A difference of two conditions, `a` less `b`, sample by sample."""
+    rows = f"'{folder}/{table}/*.parquet'"
+    return (
+        f"SELECT {what} FROM {rows} a JOIN {rows} b USING (shard, position) WHERE a.condition_id = "
+        f"'{one}' AND b.condition_id = '{other}'{more}"
+    )
+
+
+def accuracy_gain(folder: str, one: str, other: str) -> str:
+    """How many points more accurate `one` is."""
+    return paired(folder, "metrics", "100 * avg(a.correct::INT - b.correct::INT)", one, other)
+
+
+def by_image(query: str, column: str, scale: float) -> str:
+    """A mean over images of what each is asked twice: those where both questions have a value."""
+    inner = query.replace("SELECT x", f"SELECT avg({column}) AS x", 1)
+    image = IMAGE.replace("key", "a.key") if "a.condition_id" in query else IMAGE
+    return (
+        f"SELECT {times(scale)}avg(x) FROM ({inner} GROUP BY {image} "
+        f"HAVING count({column}) = count(*))"
+    )
+
+
+def score_gap(
+    folder: str,
+    metric: str,
+    score: str,
+    scale: float,
+    sides: tuple[tuple[str, str], tuple[str, str]],
+    pairs: bool = False,
+) -> str:
+    """A score of maps of the first (condition, explainer) less that of the second.
+
+    pairs: whether every image is asked two questions
+    """
+    (one, method), (other, against) = sides
+    more = f" AND a.explainer = '{method}' AND b.explainer = '{against}'"
+    if metric == "segmentation":
+        what = SEGMENTATION[score]
+        ours, theirs = (re.sub(r"\((\w+)\)", rf"({side}.\1)", what) for side in "ab")
+        more += " AND a.pixels IS NOT NULL AND b.pixels IS NOT NULL"
+        return paired(folder, "scores", f"{times(scale)}({ours} - {theirs})", one, other, more)
+    gap = f"a.{score} - b.{score}"
+    if pairs:
+        return by_image(paired(folder, "scores", "x", one, other, more), gap, scale)
+    return paired(folder, "scores", f"{times(scale)}avg({gap})", one, other, more)
+
+
+def times(scale: float) -> str:
+    """ "100 * ", or nothing for 1."""
+    return f"{scale:g} * " if scale != 1 else ""
