@@ -170,10 +170,11 @@ def test_the_two_questions_of_an_image_are_one_image(tmp_path: Path) -> None:
                 row = line | {"key": f"pair-{image}-{side}", "shard": "s", "explainer": explainer}
                 row |= {"position": len(rows) // 2, "share": 0.5, "share_other": 0.5, "area": 0.2}
                 row |= {"margin": sign * margin + extra, "dominant": sign * margin > 0}
+                row |= dict.fromkeys(("cosine", "spearman", "top10", "ssim"), (sign + 1) / 2)
                 rows.append(row | {"recognised": image < 8})
     rows[0]["share"] = rows[0]["margin"] = None  # a constant map: its image has no mean
     write_rows(tmp_path / "scores" / "s-00000.parquet", rows, {}, schema.SCORE)
-    metrics = {"scores": {"metrics": ["class_specificity"]}}
+    metrics = {"scores": {"metrics": ["class_specificity", "consistency"]}}
     document = {"conditions": [line], "seed": 0, "config": metrics}
     (tmp_path / "run.json").write_text(json.dumps(document))
     lines = lines_of(tmp_path)
@@ -189,3 +190,6 @@ def test_the_two_questions_of_an_image_are_one_image(tmp_path: Path) -> None:
         assert sum(parts) == n
     dominant = lines[line["condition_id"], "vta", "margin_dominant"]
     assert dominant["value"] > 0.25
+    # 1 for one question and 0 for the other: every image has 1/2, and there are 10 of them, not 20
+    alike = lines[line["condition_id"], "vta", "cosine"]
+    assert (alike["n"], alike["value"], alike["low"], alike["high"]) == (10, 0.5, 0.5, 0.5)
