@@ -6,10 +6,12 @@ uv run benchmarks/scaling.py --parts flood --samples 1000000
   real       images per second of 1 and of 2 CPU actors on the sample, networks and all
   simulated  actors that hold a fake GPU each on several nodes and sleep --ms per image, as a CPU
              does while its GPU works: efficiency is throughput / (actors / ms per image), between
-             every actor's first chunk and the first actor's last
+             every actor's first chunk, which all begin at once, and the first actor's last
   overhead   the same compute in a bare loop, then as an actor of the Ray path, in turns
   decode     224-pixel JPEGs per second and core, and the cores that 64 GPUs of --ms need
   flood      --samples tiny images through the whole path: rate, and the driver's memory
+
+Each part writes results/scaling-PART-<device>.csv and .json; simulated and flood draw a figure.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 import record
+import scaling_plots
 import simulated
 import torch
 from PIL import Image
@@ -69,6 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--ms", type=float, default=40.0, help="of a simulated GPU per image")
     add("--chunk", type=int, default=50, help="images per chunk of a simulated GPU")
     add("--rounds", type=int, default=15, help="chunks per simulated GPU")
+    add("--turns", type=int, default=3, help="of overhead: bare and through Ray")
     add("--samples", type=int, default=1_000_000, help="of the flood")
     add("--images", type=int, default=100, help="of the sample, for real and overhead")
     add("--name", default="scaling")
@@ -96,11 +100,12 @@ def simulate(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         tell(f"simulated: {count} GPUs")
         samples = count * args.rounds * args.chunk
         tasks = simulated.repeated(url, samples, 20 * args.chunk)
-        actor = simulated.light_actor(args.ms / 1e3, commits=False)
+        actor = simulated.light_actor(args.ms / 1e3, commits=False, start=count)
         used = min(args.nodes, count)
-        with simulated.nodes(count, used, readers=2), simulated.Peak() as peak:
+        with simulated.nodes(count, used, readers=1), simulated.Peak() as peak:
             config, pool = tiny_config(args.chunk), gpu_pool(count)
-            got = simulated.drive(config, folder / "out", tasks, pool, actor, tell=tell)
+            out = folder / f"out-{count}"
+            got = simulated.drive(config, out, tasks, pool, actor, tell=tell)
         done, seconds = got.steady()
         rate = done / seconds
         row = {"part": "simulated", "actors": len({r["actor"] for r in got.rows})}
@@ -169,25 +174,28 @@ def overhead(args: argparse.Namespace, folder: Path) -> list[record.Row]:
 
     table = pa.Table.from_pylist([head])
     light = simulated.light_actor(args.ms / 1e3, commits=False)
-    found = []
-    for turn in range(2):
-        tell(f"overhead: turn {turn + 1} of 2")
-        bare = light(out=str(folder), device="cuda")
-        started = time.perf_counter()
-        for _ in range(args.rounds):
-            bare(table)
-        alone = args.rounds * args.chunk / (time.perf_counter() - started)
-        tasks = simulated.repeated(url, args.rounds * args.chunk, 20 * args.chunk)
-        with simulated.nodes(1, 1, readers=2):
-            config = tiny_config(args.chunk)
-            got = simulated.drive(config, folder / "out", tasks, gpu_pool(1), light)
-        done, seconds = got.steady()
-        row = {"part": "overhead", "actors": 1, "ms": args.ms, "samples": done}
-        row |= {"rate": done / seconds, "bare_rate": alone}
-        found.append(row | {"overhead": alone / row["rate"] - 1})
-    best = sorted(found, key=lambda row: row["overhead"])[0]
-    best["note"] = f"{best['overhead']:.1%} over a bare loop of {best['bare_rate']:.2f} images/s"
-    return [best]
+    bare = light(out=str(folder), device="cuda")
+    samples, found = args.rounds * args.chunk, []
+    tasks = simulated.repeated(url, samples, 20 * args.chunk)
+    with simulated.nodes(1, 1, readers=2):
+        for turn in range(args.turns):
+            tell(f"overhead: turn {turn + 1} of {args.turns}")
+            started = time.perf_counter()
+            for _ in range(args.rounds):
+                bare(table)
+            alone = samples / (time.perf_counter() - started)
+            got = simulated.drive(
+                tiny_config(args.chunk), folder / "out", tasks, gpu_pool(1), light
+            )
+            done, seconds = got.steady()
+            row = {"part": "overhead", "actors": 1, "ms": args.ms, "samples": done}
+            row |= {"rate": done / seconds, "bare_rate": alone}
+            row["overhead"] = alone / row["rate"] - 1
+            note = f"{row['overhead']:.1%} over a bare loop of {alone:.2f} images/s"
+            found.append(row | {"note": note})
+    middle = median(row["overhead"] for row in found)
+    tell(f"overhead: {middle:.1%} in the median")
+    return found
 
 
 def decode(args: argparse.Namespace, folder: Path) -> list[record.Row]:
@@ -221,43 +229,25 @@ def flood(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         config, out = tiny_config(chunk), folder / "out"
         got = simulated.drive(config, out, tasks, cpu_pool(1), actor, tell=tell)
     written = len(list((folder / "out" / "metrics").glob("*.parquet")))
-    tenth = max(1, len(got.rows) // 10)
-    rates = []
-    for part in range(10):
-        rows = got.rows[part * tenth : (part + 1) * tenth + 1]
-        if len(rows) > 1:
-            spent = rows[-1]["at"] - rows[0]["at"]
-            rates.append(sum(int(r["samples"]) for r in rows[1:]) / max(spent, 1e-9))
-    row = {"part": "flood", "actors": 1, "samples": got.samples, "rate": median(rates)}
-    row |= {**memory(got), "rate_first": rates[0], "rate_last": rates[-1], "files": written}
-    row["memory"] = got.memory[:: max(1, len(got.memory) // 50)]
-    text = f"{rates[1]:,.0f} images/s in the second tenth, {rates[-1]:,.0f} in the last"
+    rates = rates_of(got)
+    row = {"part": "flood", "actors": 1, "samples": got.samples}
+    row |= {"rate": median(rate for _, rate in rates), **memory(got), "files": written}
+    row |= {"rates": rates, "memory": got.memory[:: max(1, len(got.memory) // 50)]}
+    first, last = rates[min(1, len(rates) - 1)][1], rates[-1][1]
+    text = f"{first:,.0f} images/s in the second tenth, {last:,.0f} in the last"
     return [row | {"note": text}]
 
 
-def plot(rows: Sequence[record.Row], path: Path) -> Path:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    pools = [row for row in rows if row["part"] == "simulated"]
-    if pools:
-        counts = [row["actors"] for row in pools]
-        axes[0].plot(counts, [row["rate"] for row in pools], "o-", label="measured")
-        ideal = [count * 1e3 / pools[0]["ms"] for count in counts]
-        axes[0].plot(counts, ideal, "--", color="grey", label="ideal")
-        axes[0].set(xscale="log", yscale="log", xlabel="simulated GPUs", ylabel="images/s")
-        axes[0].set_title(f"{pools[0]['ms']:g} ms per image")
-        axes[0].legend()
-    for row in (row for row in rows if row["part"] == "flood"):
-        axes[1].plot([n for n, _ in row["memory"]], [mib for _, mib in row["memory"]])
-        axes[1].set(xlabel="samples", ylabel="MiB of the driver", ylim=(0, None))
-        axes[1].set_title("tiny samples through the whole path")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+def rates_of(got: simulated.Watched) -> list[tuple[int, float]]:
+    """(samples done, images per second) of each tenth of the chunks, by the actors' clock."""
+    rows = sorted(got.rows, key=lambda row: row["at"])
+    tenth, rates, done = max(1, len(rows) // 10), [], 0
+    for begin in range(0, len(rows) - tenth, tenth):
+        part = rows[begin + 1 : begin + tenth + 1]
+        samples = sum(int(row["samples"]) for row in part)
+        done += samples
+        rates.append((done, samples / max(part[-1]["at"] - rows[begin]["at"], 1e-9)))
+    return rates
 
 
 def tell(line: str) -> None:
@@ -274,25 +264,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(simulated)
-    device = torch.device("cpu")
-    head = record.facts(device, "float32", False, memory_gib=psutil.virtual_memory().total / 2**30)
-    rows: list[record.Row] = []
     runs = {"real": real, "simulated": simulate, "overhead": overhead}
     runs |= {"decode": decode, "flood": flood}
+    every: list[record.Row] = []
     for part in args.parts:
-        folder = Path(tempfile.mkdtemp(prefix="fvit-scaling-"))
+        # read before the part loads the machine
+        gib = psutil.virtual_memory().total / 2**30
+        head = record.facts(torch.device("cpu"), "float32", False, memory_gib=gib)
+        folder, began = Path(tempfile.mkdtemp(prefix="fvit-scaling-")), time.monotonic()
         try:
-            found = runs[part](args, folder)
-            show(found)
-            rows += found
+            rows = runs[part](args, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        head["seconds"] = time.monotonic() - began
+        show(rows)
+        paths = record.save(f"{args.name}-{part}", head, rows, args.out)
+        for path in [*paths, *scaling_plots.plot(part, rows, paths[0].with_suffix(".png"))]:
+            print(path)
+        every += rows
     print()
-    show(rows)
+    show(every)
     print(record.summary(head))
-    paths = record.save(args.name, head, rows, args.out)
-    for path in [*paths, plot(rows, paths[0].with_suffix(".png"))]:
-        print(path)
     return 0
 
 

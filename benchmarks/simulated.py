@@ -25,6 +25,7 @@ from fvit_ray.dist.cluster import Pool
 
 SPEC = Preprocess("model", (8, 8), 1.0, "bilinear")
 MIB = 2**20
+START_WITHIN = 600.0  # seconds in which all actors are expected
 
 
 def tiny_shard(folder: Path, samples: int) -> str:
@@ -50,10 +51,11 @@ def repeated(url: str, samples: int, each: int) -> list[Any]:
     return [ShardTask(url, f"tiny-{n:05d}", each, frozenset(), each) for n in range(count)]
 
 
-def light_actor(seconds: float, commits: bool) -> type:
+def light_actor(seconds: float, commits: bool, start: int = 1) -> type:
     """An actor that takes `seconds` per image, asleep as a CPU is while a GPU works.
 
     commits: writes its chunk's rows, as a real one does
+    start: of so many actors, each waits with its first chunk until all have one
     """
 
     class Light:
@@ -61,12 +63,15 @@ def light_actor(seconds: float, commits: bool) -> type:
             from fvit_ray.dist.metrics import Timesheet
 
             self.out, self.timesheet = Path(out), Timesheet(device)
+            self.waiting = start > 1
 
         def __call__(self, table: Any) -> Any:
             import pickle
 
             import pyarrow as pa
 
+            if self.waiting:
+                self.wait()
             self.timesheet.begin()
             row = table.to_pylist()[0]
             samples = pickle.loads(row["payload"])
@@ -79,6 +84,17 @@ def light_actor(seconds: float, commits: bool) -> type:
             found = self.timesheet.end(len(samples), errors, stages)
             found |= {"trouble": row["trouble"], "ended": time.time()}
             return pa.Table.from_pylist([found])
+
+        def wait(self) -> None:
+            """64 actors start over a minute: the early ones would use up the run before."""
+            import os
+
+            self.waiting = False
+            folder, deadline = self.out / "ready", time.monotonic() + START_WITHIN
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / str(os.getpid())).touch()
+            while len(os.listdir(folder)) < start and time.monotonic() < deadline:
+                time.sleep(0.2)
 
         def commit(self, row: dict[str, Any], samples: list[Any]) -> None:
             from fvit_ray.sinks.parquet import write_rows
@@ -157,7 +173,8 @@ def nodes(gpus: int, count: int, readers: int) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
     try:
         for n in range(count):
             mine = gpus // count + (n < gpus % count)
@@ -188,7 +205,7 @@ class Peak:
         self.thread.join()
 
     def _sample(self) -> None:
-        while not self.over.wait(1.0):
+        while not self.over.wait(5.0):  # looking at 200 processes is work, too
             total = 0
             for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
                 try:

@@ -115,6 +115,8 @@ def describe_budget(
 
 
 def _span(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{_amount(hours * 3600)} seconds"
     return f"{_amount(hours * 60)} minutes" if hours < 1 else f"{_amount(hours)} hours"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-NAMES = ("measure", "record", "simulated", "scaling", "budget")
+NAMES = ("measure", "record", "simulated", "scaling_plots", "scaling", "budget")
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,40 @@ def test_tasks_that_repeat_a_shard_have_names_of_their_own(bench: Any, tmp_path:
 
 def test_decoding_is_measured_and_written(bench: Any, tmp_path: Path) -> None:
     assert bench.scaling.main(["--parts", "decode", "--ms", "40", "--out", str(tmp_path)]) == 0
-    (path,) = tmp_path.glob("scaling-*.json")
+    (path,) = tmp_path.glob("scaling-decode-*.json")
     (row,) = json.loads(path.read_text())["rows"]
     assert row["cores_for_64"] == pytest.approx(64 * row["ms"] / 40)
     assert row["rate"] == pytest.approx(1e3 / row["ms"])
     assert path.with_suffix(".csv").exists()
-    assert path.with_suffix(".png").exists()
+    assert not path.with_suffix(".png").exists()  # one number is no figure
+
+
+def test_pools_and_flood_run_to_their_figures(
+    bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two fake GPUs on two nodes, and some thousand samples: every sample comes back once."""
+    argv = ["--parts", "simulated", "flood", "--gpus", "2", "--nodes", "2", "--rounds", "4"]
+    argv += ["--chunk", "10", "--ms", "10", "--samples", "4000", "--out", str(tmp_path)]
+    assert bench.scaling.main(argv) == 0
+    rows = {}
+    for part in ("simulated", "flood"):
+        (path,) = tmp_path.glob(f"scaling-{part}-*.json")
+        (rows[part],) = json.loads(path.read_text())["rows"]
+        assert path.with_suffix(".png").stat().st_size > 1000
+    pools, flood = rows["simulated"], rows["flood"]
+    assert (pools["actors"], pools["nodes"], pools["samples"]) == (2, 2, 200)
+    assert 0 < pools["efficiency"] <= 1.01
+    assert pools["efficiency"] == pytest.approx(pools["rate"] * 0.010 / 2)
+    assert (flood["samples"], flood["files"]) == (4000, 8)
+    assert all(rate > 0 for _, rate in flood["rates"])
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_the_rate_of_each_tenth_is_by_the_actors_clock(bench: Any) -> None:
+    rows = [{"samples": 10, "at": float(second)} for second in range(50)]
+    rates = bench.scaling.rates_of(bench.simulated.Watched(rows=rows[::-1]))
+    assert [rate for _, rate in rates] == [10.0] * 9
+    assert rates[-1][0] == 450
 
 
 def test_measured_rates_of_gpus_are_gathered(bench: Any, tmp_path: Path) -> None:

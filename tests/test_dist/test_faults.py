@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pyarrow as pa
@@ -185,6 +186,43 @@ def test_outputs_that_are_not_finite_are_told(
     }
     clean = rows_of(undisturbed)
     assert all(same(row) == same(clean[key]) for key, row in rows.items() if key not in broken)
+
+
+def test_a_stream_that_ray_loses_begins_again(
+    faults: Path,
+    shards: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As where the only copy of a block died with its node, twice: no chunk is made again."""
+    from ray.exceptions import ObjectLostError
+
+    from fvit_ray.dist import consume
+
+    stream, left = consume.stream, [1, 2]
+    committed: list[set[str]] = []
+
+    def losing(config: Any, out: Any, tasks: Any, *rest: Any) -> Iterator[Any]:
+        chunks = {f"{task.shard}-{number:05d}" for task in tasks for number in task.skip}
+        committed.append(chunks)
+        rows = stream(config, out, tasks, *rest)
+        if not left:
+            yield from rows
+            return
+        for _ in range(left.pop(0)):
+            yield next(rows)
+        raise ObjectLostError("00" * 28, None, "")
+
+    monkeypatch.setattr(consume, "stream", losing)
+    out = tmp_path / "run"
+    assert run(out, shards, "--compute.actors", "1") == 0
+    assert_equal_runs(undisturbed, out)
+    assert len(committed) == 3
+    assert not committed[0]
+    assert committed[0] < committed[1] <= committed[2]
+    assert capsys.readouterr().out.count("Ray lost the stream") == 2
 
 
 @pytest.mark.parametrize("finished", [True, False])
