@@ -67,8 +67,8 @@ def test_decoding_is_measured_and_written(bench: Any, tmp_path: Path) -> None:
 def test_pools_and_flood_run_to_their_figures(
     bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two fake GPUs on two nodes, and some thousand samples: every sample comes back once."""
-    argv = ["--parts", "simulated", "flood", "--gpus", "2", "--nodes", "2", "--rounds", "4"]
+    """Two fake GPUs on a node, and some thousand samples: every sample comes back once."""
+    argv = ["--parts", "simulated", "flood", "--gpus", "2", "--nodes", "1", "--rounds", "4"]
     argv += ["--chunk", "10", "--ms", "10", "--samples", "4000", "--out", str(tmp_path)]
     assert bench.scaling.main(argv) == 0
     rows = {}
@@ -77,7 +77,7 @@ def test_pools_and_flood_run_to_their_figures(
         (rows[part],) = json.loads(path.read_text())["rows"]
         assert path.with_suffix(".png").stat().st_size > 1000
     pools, flood = rows["simulated"], rows["flood"]
-    assert (pools["actors"], pools["nodes"], pools["samples"]) == (2, 2, 200)
+    assert (pools["actors"], pools["nodes"], pools["samples"]) == (2, 1, 200)
     assert 0 < pools["efficiency"] <= 1.01
     assert pools["efficiency"] == pytest.approx(pools["rate"] * 0.010 / 2)
     assert (flood["samples"], flood["files"]) == (4000, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +13,10 @@ from fvit_ray import schema
 from fvit_ray.atomic import replacing
 
 Array = np.ndarray
+
+# an actor waits for this: smooth float16 maps of 224 pixels take 1.2 ms each and 0.60 of their size,
+# at level 4 without `shuffle` 2.7 ms and 0.77, at level 4 with it 1.5 ms and 0.57
+PACKED: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
 def write_maps(
@@ -43,16 +48,14 @@ def write_maps(
                     f"saliency/{condition}/{explainer}",
                     data=data,
                     chunks=(1, *data.shape[1:]),
-                    compression="gzip",
-                    compression_opts=4,
+                    **PACKED,
                 )
         for name, pixels in (images or {}).items():
             file.create_dataset(
                 f"images/{name}",
                 data=np.asarray(pixels, dtype=np.float32),
                 chunks=(1, *pixels.shape[1:]),
-                compression="gzip",
-                compression_opts=1,
+                **PACKED,
             )
         if examples:
             count = len(next(iter(examples.values())))

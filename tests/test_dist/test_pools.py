@@ -41,10 +41,11 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-def light_actor(seconds: float, hurry: Path | None) -> type:
+def light_actor(seconds: float, hurry: Path | None, ready: Path, start: int) -> type:
     """An actor without torch that says where it is; made here, so that it travels by value.
 
-    It takes `seconds` per chunk, until the file `hurry` is there.
+    It takes `seconds` per chunk, until the file `hurry` is there. With its first chunk it waits
+    until `start` actors have one, of which each leaves a file in the folder `ready`.
     """
 
     class Light:
@@ -59,6 +60,7 @@ def light_actor(seconds: float, hurry: Path | None) -> type:
                 "gpu": ids,
                 "visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             }
+            self.waits = start > 1
 
         def __call__(self, table: Any) -> Any:
             import sys
@@ -66,6 +68,12 @@ def light_actor(seconds: float, hurry: Path | None) -> type:
             import pyarrow as pa
 
             row = table.to_pylist()[0]
+            if self.waits:
+                self.waits = False
+                (ready / self.place["actor"]).touch()
+                deadline = time.monotonic() + 300
+                while len(list(ready.iterdir())) < start and time.monotonic() < deadline:
+                    time.sleep(0.1)
             if hurry is None or not hurry.exists():
                 time.sleep(seconds)
             seen = {"chunk": f"{row['shard']}-{row['chunk']}", "torch": "torch" in sys.modules}
@@ -80,6 +88,7 @@ def light_rows(
     limit: int | None = None,
     done: Collection[str] = (),
     hurry: Path | None = None,
+    start: int = 1,
 ) -> Iterator[Any]:
     """done: chunks, as `Light` names them, that are left out"""
     from fvit_ray.dist.stream import ShardTask, stream
@@ -92,7 +101,9 @@ def light_rows(
         skip = frozenset(int(number) for shard, _, number in mine if shard == name)
         tasks.append(ShardTask(url, name, limit, skip))
     with tempfile.TemporaryDirectory() as out:  # of the tries that decoding counts
-        yield from stream(config, out, tasks, (SPEC,), 10, pool, "", light_actor(seconds, hurry))
+        (ready := Path(out) / "ready").mkdir()
+        actor = light_actor(seconds, hurry, ready, start)
+        yield from stream(config, out, tasks, (SPEC,), 10, pool, "", actor)
 
 
 def configured(**compute: Any) -> Config:
@@ -109,8 +120,8 @@ def test_every_actor_is_pinned_to_its_gpu(cluster: Any, share: float, count: int
     asked = pool(Compute(gpus_per_actor=share))
     assert (asked.device, asked.actors, asked.max_actors) == ("cuda", count, count)
     state = Watch.begin()
-    rows = list(light_rows(asked, limit=100))
-    assert len({row["chunk"] for row in rows}) == len(rows) == 100
+    rows = list(light_rows(asked, limit=50, start=count))
+    assert len({row["chunk"] for row in rows}) == len(rows) == 50
     actors = {row["actor"]: (row["node"], row["gpu"], row["visible"]) for row in rows}
     assert len(actors) == count
     held = Counter((node, gpu) for node, gpu, _ in actors.values())
