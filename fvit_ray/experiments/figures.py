@@ -18,7 +18,7 @@ from fvit_ray.experiments.pick import (
 from fvit_ray.experiments.reading import OURS, Reading, changed, scored
 from fvit_ray.experiments.slopes import slope_over_radii
 from fvit_ray.report.run import Line
-from fvit_ray.report.scores import CONTROLS
+from fvit_ray.report.scores import CONTROLS, choices
 from fvit_ray.report.sheet import Cell, Column, Said, Sheet
 from fvit_ray.report.text import points, radius
 from fvit_ray.report.verdict import (
@@ -51,6 +51,8 @@ def perturbation(found: Reading, order: str) -> Sheet:
     note = "Area under accuracy while 0 to 90 % of the pixels go, times 100 (at most 90)."
     if order == "positive":
         note += " A classifier that is wrong anyway has a low area, whichever pixels go."
+    chosen = dict.fromkeys(choices(part.run, "perturbation") for part in found.parts)
+    note = " ".join([note, *chosen])
     return sheet(found, ("model", "method"), columns, rows, said, note)
 
 

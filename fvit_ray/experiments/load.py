@@ -63,7 +63,7 @@ def load(name: str, scale: str, choices: Choices | None = None) -> Experiment:
     for values in product(*each.values()):
         varied = list(zip(each, values, strict=True))
         config = build(tree, [*varied, *choices.overrides])
-        title = ", ".join(str(value) for _, value in varied if _ != "seed")
+        title = ", ".join(f"seed {v}" if leaf == "seed" else str(v) for leaf, v in varied)
         configs.append(config.model_copy(update={"name": f"{config.name} {title}".strip()}))
     return Experiment(name, scale, tuple(configs))
 

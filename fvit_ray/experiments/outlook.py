@@ -39,23 +39,24 @@ def outlook(
         arithmetic += flops
         total.update(hours)
         sources |= dict.fromkeys(how)
+        time = f", {sum(hours.values()):,.1f} GPU hours" * (scale != "sample")
         lines.append(
             f"  {config.name}: n = {count(config.limit or 1)}, {len(conditions(config))} "
-            f"conditions, {in_units(flops)}, {sum(hours.values()):,.1f} GPU hours"
+            f"conditions, {in_units(flops)}{time}"
         )
     spent = sum(total.values())
     energy = footprint(spent * 3600 * sheet["watts"])
     head = [f"{scale}: {', '.join(e.name for e in wanted)} in {len(runs)} runs"]
-    tail = [
+    bill = [
         f"In all {in_units(arithmetic)}: about {spent:,.0f} GPU hours, {spent / int(gpus):,.1f} "
         f"hours on {gpus} {gpu} ({'; '.join(sources)}); reading, decoding, start-up not counted.",
         f"Energy about {energy.kwh:,.1f} kWh at the GPUs' limit of {sheet['watts']} W, "
         f"{energy.grams / 1e3:,.1f} kg CO2e.",
-        *_costly(total),
-        *_missing(wanted),
-        *sentences(planned(wanted, runs)),
     ]
-    return "\n".join([*head, *lines, *tail])
+    if scale == "sample":  # no arithmetic that a GPU would be asked for
+        bill = [f"In all {in_units(arithmetic)}: minutes on a few CPU cores."]
+    tail = [*_costly(total), *_missing(wanted), *sentences(planned(wanted, runs))]
+    return "\n".join([*head, *lines, *bill, *tail])
 
 
 def _cost(config: Config, gpu: str) -> tuple[float, Hours, list[str]]:

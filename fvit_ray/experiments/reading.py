@@ -37,6 +37,13 @@ class Part:
         """Whether every image is asked two questions."""
         return "class_specificity" in self.run.config["scores"]["metrics"]
 
+    @property
+    def alone(self) -> Run:
+        """The run as if the experiment had not shared it; its samples are the shared run's."""
+        config = self.member.config.model_dump(mode="json")
+        config["limit"] = self.run.config["limit"]
+        return self.run.part(self.member.condition_ids, config)
+
     def owns(self, line: Mapping[str, Any]) -> bool:
         return line["condition_id"] in self.member.condition_ids
 
@@ -82,13 +89,29 @@ class Reading:
 
     @property
     def protocol(self) -> str:
-        """The choices behind the numbers, of the first run."""
-        if not self.parts:
-            return ""
+        """The choices behind the numbers, of all the runs; where those differ, the first's and the
+        last's."""
         wanted = ("attack", "data", "arithmetic", "maps")
-        pairs = protocol(self.parts[0].run)
-        texts = [f"{n}: {t}" for n, t in pairs if n in wanted or n.startswith("defence")]
-        return ". ".join(texts) + "."
+        found: dict[str, list[str]] = {}
+        for part in self.parts:
+            for name, text in protocol(part.alone):
+                if name in wanted or name.startswith("defence"):
+                    found.setdefault(name, []).append(text)
+        texts = [f"{name}: {_merged(texts)}" for name, texts in found.items()]
+        return ". ".join(texts) + "." if texts else ""
+
+
+def _merged(texts: list[str]) -> str:
+    """ "a; seed 0" and "a; seed 1" -> "a; seed 0 to seed 1 (2 runs)"."""
+    lists = [text.split("; ") for text in texts]
+    if len({len(items) for items in lists}) > 1:
+        return " / ".join(dict.fromkeys(texts))
+    merged = []
+    for items in zip(*lists, strict=True):
+        kinds = list(dict.fromkeys(items))
+        more = f" to {kinds[-1]} ({len(items)} runs)" if len(kinds) > 1 else ""
+        merged.append(kinds[0] + more)
+    return "; ".join(merged)
 
 
 def reading(name: str, runs: Iterable[tuple[Shared, Path]], root: Path) -> Reading:

@@ -51,9 +51,11 @@ class Rapl:
 
     def __init__(self, share: float, root: Path = RAPL) -> None:
         self.share = share
-        self.zones = sorted(root.glob("*-rapl:[0-9]"))
+        zones = sorted(root.glob("*-rapl:[0-9]"))
+        # psys, where there is one, counts the packages again
+        self.zones = [zone for zone in zones if (zone / "name").read_text().startswith("package")]
         if not self.zones:
-            raise OSError(f"{root}: no RAPL counters")
+            raise OSError(f"{root}: no RAPL counters of packages")
         self.last = [self._number(zone, "energy_uj") for zone in self.zones]
         self.span = [self._number(zone, "max_energy_range_uj") for zone in self.zones]
         self.total = 0.0

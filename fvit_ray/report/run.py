@@ -57,6 +57,14 @@ class Run:
         """The resolved configuration tree; empty if the document has none."""
         return self.document["config"] or {}
 
+    def part(self, condition_ids: Iterable[str], config: dict[str, Any]) -> Run:
+        """The run as if it had been only these conditions, under their own configuration."""
+        mine = set(condition_ids)
+        found = Run(self.folder)
+        lines = [line for line in self.lines if line["condition_id"] in mine]
+        found.__dict__ |= {"document": self.document, "config": config, "lines": lines}
+        return found
+
     @cached_property
     def lines(self) -> list[Line]:
         """summary.csv: one line per condition, None where empty; [] without the file."""

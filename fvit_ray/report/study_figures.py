@@ -196,8 +196,8 @@ def per_class(run: Run | None) -> Section | None:
     labels = labels[:MOST]
     rows = [(run.class_name(label), [cell.get(label) for cell in cells]) for label in labels]
     where = (
-        f"Top-1 in percent of each class at {radius(eps)}, its images, and 95 % Wilson intervals, "
-        "uncorrected for the number of classes."
+        f"Top-1 of each class at {radius(eps)}, of n images, with its 95 % Wilson interval, which "
+        "is not corrected for the number of classes."
     )
     return Section(
         "classes", "Classes apart", render("classes", columns=columns, rows=rows, note=where)

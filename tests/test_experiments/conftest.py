@@ -120,7 +120,8 @@ def write_run(folder: Path, config: Config, seed: int = 0, maps: bool = False) -
     document = dict.fromkeys(schema.RUN_KEYS) | {
         "schema_version": schema.VERSION, "status": "complete", "name": config.name,
         "config": config.model_dump(mode="json"), "fingerprint": config.fingerprint(),
-        "class_names": list(CLASS_NAMES), "random_weights": config.random_weights, "seed": 0,
+        "class_names": list(CLASS_NAMES), "random_weights": config.random_weights,
+        "seed": config.seed,
         "device": "cpu", "device_name": "a processor", "samples": N, "errors": 0, "seconds": 60.0,
         "stages": {"classify": 20.0, "denoise": 40.0}, "costs": costs,
         "forwards": {"classifier": {"done": 1000, "naive": 2000},

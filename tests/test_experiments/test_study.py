@@ -85,6 +85,19 @@ def test_what_the_paper_says_is_tested(sheets: dict[str, Sheet]) -> None:
         assert {said.verdict for said in sheets[name].said} == {"undecided"}, name
 
 
+def test_the_protocol_is_the_experiments_own(sheets: dict[str, Sheet]) -> None:
+    """Table 2 shares a run with others, and says nothing of their denoisers and methods."""
+    assert "defence sample_ddpm" in sheets["table2"].protocol
+    assert "sample_ldm" not in sheets["table2"].protocol
+    assert "maps" not in sheets["table2"].protocol
+    assert "rollout" in sheets["table3"].protocol
+    assert "defence sample_ldm (vote)" in sheets["table6"].protocol
+    runs = "corruption defocus_blur, severity 1 to corruption elastic_transform, severity 5"
+    assert f"{runs} (10 runs)" in sheets["table5"].protocol
+    for order in ("figure3", "figure4"):  # what is masked, and who judges it
+        assert "classifier: undefended; removed pixels: mean" in sheets[order].note
+
+
 def test_claims_of_a_study(whole: Study) -> None:
     verdicts = {v.name: v for v in whole.verdicts()}
     assert verdicts["Claim 1"].verdict == "holds"
@@ -150,6 +163,10 @@ def test_ablation_is_spread_over_seeds(make_study: MakeStudy) -> None:
     assert attacked.value == pytest.approx(np.mean(top))
     assert (attacked.low, attacked.high) == (min(top), max(top))
     assert study.verdicts() == []
+    assert "seed 0 to seed 2 (3 runs)" in sheet.protocol
+    (said,) = sheet.said
+    assert "paired comparisons" in said.found
+    assert said.verdict == "undecided"  # invented alike
 
 
 def test_the_papers_own_arithmetic() -> None:

@@ -11,9 +11,12 @@ import pytest
 from fvit_ray.metrics import energy
 
 
-def zone(root: Path, name: str, microjoules: int, span: int = 10**6) -> Path:
+def zone(
+    root: Path, name: str, microjoules: int, span: int = 10**6, called: str = "package-0"
+) -> Path:
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "name").write_text(f"{called}\n")
     (folder / "energy_uj").write_text(f"{microjoules}\n")
     (folder / "max_energy_range_uj").write_text(f"{span}\n")
     return folder
@@ -40,11 +43,13 @@ def test_per_thousand_images() -> None:
 def test_rapl_counts_the_packages_share_and_wraps(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", 900_000)
     zone(tmp_path, "intel-rapl:1", 0)
-    zone(tmp_path, "intel-rapl:0:0", 5)  # a part of a package, which is counted already
+    zone(tmp_path, "intel-rapl:0:0", 5, called="core")  # a part of a package, counted already
+    zone(tmp_path, "intel-rapl:2", 0, called="psys")  # the whole machine, packages among it
     counter = energy.counter("cpu", 0.5, root=tmp_path)
     assert counter.source == "rapl"
     zone(tmp_path, "intel-rapl:0", 100_000)  # wrapped at 1,000,000: 200,000 passed
     zone(tmp_path, "intel-rapl:1", 300_000)
+    zone(tmp_path, "intel-rapl:2", 700_000, called="psys")
     assert counter.joules() == pytest.approx(0.5 * 0.5)
 
 
