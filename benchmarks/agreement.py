@@ -136,7 +136,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--denoisers", nargs="+", default=["sample_ddpm", "sample_ldm"], metavar="ROW")
     add("--random-weights", action="store_true", help="of the real sizes, or what --models says")
     add("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=list(GATES))
-    add("--compile", default="auto", choices=("auto", "on", "off"))
+    add("--compile", default="auto", choices=("auto", "on", "deterministic", "off"))
     add("--compute", nargs="*", default=[], metavar="NAME=VALUE", help="other fields of compute")
     add("--fault", choices=faults.FAULTS, help="planted in the candidate: the gate must fail")
     add("--images", type=int, default=200)

@@ -45,6 +45,12 @@ def known(row: str, whole: bool) -> Known:
     return ROWS.get(row, Known()) if whole else Known()
 
 
+def trials_per_call(row: str) -> int:
+    """That fill a GPU of 80 GB and fit into it, by the area of the row's images: at most 32."""
+    side = int(row.partition("@")[2] or 256)
+    return max(1, min(32, 64 * 256**2 // side**2))
+
+
 def defence_of(row: str, tiny: Path | None) -> dict[str, Any]:
     """The configuration of a row's defence, without its schedule and trials.
 

@@ -65,11 +65,12 @@ ADAPTIVE = {
     "unit": "per",
     "peak_mib": "MiB",
     "rounds": "rounds",
+    "passes": "passes",
     "error": "note",
 }
 TINY = {"batch": 2, "denoise_batch": 4, "trials": 2, "steps": 2, "repeats": 2}
 CPU = {"batch": 5, "denoise_batch": 25, "trials": 10, "steps": 10, "repeats": 3}
-GPU = {"batch": 32, "denoise_batch": 32, "trials": 10, "steps": 10, "repeats": 5}
+GPU = {"batch": 32, "trials": 10, "steps": 10, "repeats": 5}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -85,10 +86,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--trials", type=int, help="m")
     add("--steps", type=int, help="k, of PGD")
     add("--batch", type=int, help="images per block")
-    add("--denoise-batch", type=_size, help="trials per call; auto: tuned on this device")
+    add("--denoise-batch", type=_size, help="trials per call; on a GPU by image size; or auto")
     add("--explain-batch", type=_size, help="trials per call of the explainers")
     add("--dtype", default=None, help="default float16 on a GPU, float32 on a CPU")
-    add("--compile", default="auto", choices=("auto", "on", "off"))
+    add("--compile", default="auto", choices=("auto", "on", "deterministic", "off"))
     add("--compute", nargs="*", default=[], metavar="NAME=VALUE", help="other fields of compute")
     add("--naive", type=int, nargs="?", const=2, default=0, metavar="N", help="images, older style")
     add("--agreement", type=int, default=0, metavar="N", help="images that judge the row's results")
@@ -135,7 +136,7 @@ def compute_of(args: argparse.Namespace) -> dict[str, Any]:
         "micro_batch": args.batch,
         "chunk": args.batch,
         "denoise_batch": args.denoise_batch,
-        "explain_batch": args.explain_batch or args.denoise_batch,
+        "explain_batch": args.explain_batch or args.denoise_batch or args.batch,
     }
     return found | dict(pair.split("=", 1) for pair in args.compute)
 

@@ -28,6 +28,7 @@ from fvit_ray.networks import Sight
 from fvit_ray.plan import explain_options, trial_set
 
 EPS, SIGMA = 8 / 255, 0.25
+AGAIN = 5.0  # seconds after which `limited` rings once more
 SHARING = 6  # defences of the paper's table 4, none among them: they share one attack
 
 
@@ -59,6 +60,8 @@ class Setting:
             "explainers": list(self.explainers),
             "compute": {"device": self.device.type, **self.compute},
         }
+        if tree["compute"]["denoise_batch"] is None:
+            tree["compute"]["denoise_batch"] = backbones.trials_per_call(row)
         if defence["denoiser"] == "none":  # fewer copies than a call would be padded to
             tree["compute"]["explain_batch"] = tree["compute"]["micro_batch"]
         return build(tree)
@@ -90,13 +93,14 @@ class Late(TimeoutError):
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise `Late` inside the block after so many seconds, between two of Python's steps."""
+    """Raise `Late` inside the block after so many seconds, between two of Python's steps; and
+    again, for a compiler may take it for a fault of the kernel it tries."""
 
     def ring(*_: Any) -> None:
         raise Late(f"took longer than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:
@@ -159,8 +163,13 @@ def _measure(row: str, model: str, setting: Setting, found: Row) -> tuple[Evalua
     clock = stages.install(evaluator)
     batch = pictures(config, config.compute.micro_batch)
     first = measure.seconds(lambda: evaluator(batch), device)  # compiles
-    found["peak_mib"] = _peak_mib(evaluator, batch)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        found["peak_mib"] = _peak_mib(evaluator, batch)
     timed = stages.timed(evaluator, clock, batch, setting.repeats, setting.limit / 3)
+    if device.type == "cuda":
+        found["peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     if halvings := evaluator.networks.backoff.most:
         found["error"] = f"out of memory: calls halved {halvings} times"
     size = len(batch)
@@ -203,11 +212,9 @@ def _resolution(evaluator: Evaluator) -> int | None:
 
 
 def _peak_mib(evaluator: Evaluator, batch: Batch) -> float:
-    """At the worst moment of a run, weights included."""
-    device, networks = evaluator.networks.device, evaluator.networks
-    _, beyond = measure.peak_mib(lambda: evaluator(batch), device)
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+    """At the worst moment of a run on a CPU, weights included; the run is made for it."""
+    networks = evaluator.networks
+    _, beyond = measure.peak_mib(lambda: evaluator(batch), networks.device)
     modules = [*networks.models.values()]
     for denoiser in networks.denoisers.values():
         modules += [m for n in ("unet", "vae") if (m := getattr(denoiser, n, None)) is not None]

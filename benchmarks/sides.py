@@ -17,6 +17,7 @@ from fvit_ray.batch import Batch
 from fvit_ray.config import Config
 from fvit_ray.denoisers.folded import Unfolded
 from fvit_ray.explainers import explain
+from fvit_ray.fused import exact
 from fvit_ray.networks import Networks
 from fvit_ray.plan import batch_of, explain_options
 from fvit_ray.settings import Compute, Defence
@@ -102,6 +103,11 @@ def compare(
     reference: Side, candidate: Side, batch: Batch, eps: float, fault: str | None = None
 ) -> Row:
     """Both sides on a batch, block by block; the numbers that `judge` judges."""
+    with exact(reference.networks.device):  # or the reference would be no float32
+        return _compare(reference, candidate, batch, eps, fault)
+
+
+def _compare(reference: Side, candidate: Side, batch: Batch, eps: float, fault: str | None) -> Row:
     size, seen, x0 = reference.config.compute.micro_batch, [], None
     for at in range(0, len(batch), size):
         block = reference.networks.block(batch, at)

@@ -21,10 +21,31 @@ REMEDY = {
     "classify": "a narrower compute.dtype",
     "explain": "fewer explainers, a narrower compute.explainer_dtype",
 }
+# what libraries below torch say of a shortage, in errors of no class of their own
+_WORDS = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "DefaultCPUAllocator: can't allocate memory",
+)
 
 
 class NoMemory(ValueError):
     """One image is too much for the device; the message is one line with the remedy."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch's own, that of a library below it, or one
+    met while a network was compiled, which the compiler wraps in an error of its own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, torch.OutOfMemoryError):
+            return True
+        if isinstance(seen, RuntimeError) and any(word in str(seen) for word in _WORDS):
+            return True
+        seen = getattr(seen, "inner_exception", None) or seen.__cause__
+    return False
 
 
 class Backoff:
@@ -52,7 +73,9 @@ class Backoff:
             now = self.size(stage, size)
             try:
                 return call(now)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_shortage(error):
+                    raise
                 if now == 1:
                     raise NoMemory(self._message(stage)) from None
             # outside of `except`, whose traceback holds the tensors of the call

@@ -33,7 +33,7 @@ RUN_OPTIONS = {
     "from": "finished run: score its stored maps, explain nothing again",
     "export": "HDF5 file (vis, image, target) of every condition and explainer's maps",
     "address": "Ray cluster to join; default RAY_ADDRESS, else a local one",
-    "dry_run": "print the plan, its forward passes, time and disk; run nothing",
+    "dry_run": "print the plan: passes, FLOPs, time and disk; run nothing",
     "gpu": "with --dry-run: the kind of GPU to estimate for, e.g. a100",
     "gpus": "with --dry-run --gpu: how many; default 1",
     "strict": "exit non-zero when any sample could not be evaluated",

@@ -19,7 +19,7 @@ from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.denoisers.base import Denoiser
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.flops import image_passes, plan_lines
-from fvit_ray.plan import adaptive_passes, conditions, forwards, smoothed
+from fvit_ray.plan import adaptive_passes, batch_of, conditions, forwards, smoothed
 from fvit_ray.tune import assumed
 
 GZIP_SHARE = 0.8  # float16 maps, gzip: measured 0.6-0.9 of their raw size
@@ -113,6 +113,8 @@ def _per_sample(evaluator: Evaluator, passes: Counter[str]) -> tuple[float, str]
         torch.set_num_threads(1)
     try:
         batches = {spec: _trial_batch(spec, size) for spec in evaluator.specs.values()}
+        if evaluator.networks.fusion.compile:
+            evaluator(batches)  # compiles, which is not a sample's cost
         started = time.perf_counter()
         evaluator(batches)
         taken = time.perf_counter() - started
@@ -152,7 +154,8 @@ def _seconds(evaluator: Evaluator, passes: Counter[str]) -> float:
             step = evaluator.networks.steps[defence]
             if not passes["denoiser"] or step.t is None:
                 continue
-            size = compute.denoise_batch if on_gpu else min(2, compute.denoise_batch)
+            size = batch_of(evaluator.config, defence)
+            size = size if on_gpu else min(2, size)
             spec = next(iter(evaluator.specs.values()))
             side = denoiser.resolution or spec.size[0]
             x = torch.rand(
@@ -188,7 +191,7 @@ def _through(denoiser: Denoiser, x: torch.Tensor, t: int) -> torch.Tensor:
 
 def _stages(denoiser: Denoiser, x: torch.Tensor, t: int) -> dict[str, float]:
     """Seconds of one call of each network of a denoiser on images x."""
-    with torch.no_grad():
+    with torch.inference_mode():  # as in a run: a graph compiled here is the run's
         z = denoiser.encode(x)
         x0 = denoiser.predict(z, t).x0
         return {

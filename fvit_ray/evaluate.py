@@ -25,6 +25,7 @@ from fvit_ray.batch import Batch
 from fvit_ray.certificates import Certifier
 from fvit_ray.config import Config
 from fvit_ray.data.preprocess import Preprocess
+from fvit_ray.fused import exact
 from fvit_ray.mapper import Mapper
 from fvit_ray.models.load import Classifier, ModelInfo
 from fvit_ray.names import group_name, image_name
@@ -89,15 +90,16 @@ class Evaluator:
         batches = dict.fromkeys(self.specs.values(), batch) if isinstance(batch, Batch) else batch
         size, total = self.config.compute.micro_batch, len(next(iter(batches.values())))
         blocks = []
-        for at in range(0, total, size):
-            block = {spec: self.networks.block(b, at) for spec, b in batches.items()}
-            part = None
-            if stored is not None:
-                cut = partial(self.networks.part, at=at)
-                part = {name: outcome.map(cut) for name, outcome in stored.items()}
-            kept, left = max(0, examples - at), total - at
-            blocks.append(self._block(block, kept, part, left).first(left))
-        finish(self.networks.device)
+        with exact(self.networks.device):
+            for at in range(0, total, size):
+                block = {spec: self.networks.block(b, at) for spec, b in batches.items()}
+                part = None
+                if stored is not None:
+                    cut = partial(self.networks.part, at=at)
+                    part = {name: outcome.map(cut) for name, outcome in stored.items()}
+                kept, left = max(0, examples - at), total - at
+                blocks.append(self._block(block, kept, part, left).first(left))
+            finish(self.networks.device)
         self.meter.settle()
         return join(blocks)
 

@@ -12,9 +12,12 @@ on a CPU nothing is changed at all unless it is asked for.
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -38,12 +41,14 @@ class Fusion:
     compile:       by torch.compile, as one graph, for the static shapes of its calls
     channels_last: weights and inputs of U-Nets and autoencoders in that memory format
     backend, mode: torch.compile's
+    deterministic: kernels chosen by rule, without timing any
     """
 
     compile: bool = False
     channels_last: bool = False
     backend: str | Callable[..., Any] = "inductor"
     mode: str | None = None
+    deterministic: bool = False
 
 
 EAGER = Fusion()
@@ -57,23 +62,46 @@ def choose(compute: Compute, device: torch.device | str) -> Fusion:
     """`auto` is on for CUDA where a compiler is at hand, off for a CPU, where fusion gains little.
 
     channels_last follows `compile`: CUDA's eager group norm returns to the other format, so that
-    without a compiler the format alone can lose. Raises `FusionError` where `on` cannot be.
+    without a compiler the format alone can lose. `on` times kernels and takes the fastest, so that
+    two GPUs may differ in the last bits; `deterministic` takes those of a rule, sooner compiled.
+    Raises `FusionError` where what is asked for cannot be.
     """
-    cuda = torch.device(device).type == "cuda"
-    lacking = lacks(cuda) if compute.compile == "on" or (cuda and compute.compile == "auto") else ""
-    if compute.compile == "on" and lacking:
+    cuda, asked = torch.device(device).type == "cuda", compute.compile
+    wanted = asked in ("on", "deterministic")
+    lacking = lacks(cuda) if wanted or (cuda and asked == "auto") else ""
+    if wanted and lacking:
         raise FusionError(f"compute.compile: this machine has no {lacking}; install it, or off")
-    compiled = {"auto": cuda and not lacking, "on": True, "off": False}[compute.compile]
-    return Fusion(compiled, compiled and cuda, mode=MODE if cuda else None)
+    compiled = wanted or (asked == "auto" and cuda and not lacking)
+    by_rule = asked == "deterministic"
+    return Fusion(
+        compiled,
+        compiled and cuda,
+        mode=MODE if cuda and not by_rule else None,
+        deterministic=by_rule,
+    )
 
 
 def lacks(cuda: bool) -> str:
     """What torch.compile needs beside torch and is not on this machine; "" if all is."""
     if cuda and find_spec("triton") is None:
         return "triton"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python.h (Debian: python3-dev)"
     # CUDA kernels are launched by a few lines of C, a CPU's are C++
     names = ("gcc", "cc", "clang") if cuda else ("g++", "c++", "clang++")
     return "" if any(map(shutil.which, names)) else f"compiler ({', '.join(names)})"
+
+
+def exact(device: torch.device) -> AbstractContextManager[None]:
+    """Within it, convolutions in float32 are in float32, and add in an order that is always the
+    same. cuDNN's own defaults are TF32, which rounds inputs to float16's ten bits, and whatever
+    algorithm is fastest."""
+    if device.type != "cuda":
+        return nullcontext()
+    found: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return found
 
 
 class Fused:
@@ -95,6 +123,8 @@ class Fused:
     ) -> None:
         self.eager, self.fusion, self.sizes, self.gradient = eager, fusion, sizes, gradient
         options: dict[str, Any] = {"backend": fusion.backend, "mode": fusion.mode}
+        if fusion.deterministic and fusion.backend == "inductor":
+            options["options"] = {"deterministic": True}
         # networks of one class share their code; each gets a cache of graphs of its own
         options |= {"isolate_recompiles": True, "recompile_limit": LIMIT}
         self.compiled: Callable[..., Tensor] = torch.compile(

@@ -21,6 +21,7 @@ from fvit_ray.attacks import sanity
 from fvit_ray.attacks.base import Attacked, objective
 from fvit_ray.attacks.sanity import Check
 from fvit_ray.batch import Batch
+from fvit_ray.fused import exact
 from fvit_ray.networks import Networks
 from fvit_ray.plan import conditions, trial_set, victims
 from fvit_ray.results import Meter
@@ -40,13 +41,14 @@ def check_attacks(networks: Networks, batches: Mapping[str, Batch]) -> list[dict
     """
     config, outer = networks.config, networks.meter
     found = []
-    with outer.stage("sanity"):
+    with exact(networks.device), outer.stage("sanity"):
         networks.meter = Meter()  # what the checks cost is no part of the plan
         try:
             for model, through in product(config.models, victims(config)):
                 found.append(_checked(networks, model, batches[model], through))
         finally:
             spent, networks.meter = networks.meter, outer
+    outer.settle()
     outer.count("sanity", sum(spent.forwards.values()))
     return [entry for entry in found if entry["conditions"]]
 

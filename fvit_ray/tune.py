@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fvit_ray.backoff import NoMemory
+from fvit_ray.backoff import NoMemory, is_shortage
 from fvit_ray.config import Config
 from fvit_ray.explainers.run import compute as explain
 from fvit_ray.fused import choose
@@ -48,6 +48,7 @@ def resolved(config: Config, device: str | None = None) -> dict[str, Any]:
         **{name: getattr(compute, name) for name in SIZES},
         "dtypes": compute.dtypes,
         "compile": fusion.compile,
+        "deterministic": fusion.deterministic,
         "channels_last": fusion.channels_last,
     }
 
@@ -55,7 +56,7 @@ def resolved(config: Config, device: str | None = None) -> dict[str, Any]:
 def applied(config: Config, found: dict[str, Any]) -> Config:
     """The configuration with the sizes and the compilation of `resolved`, as asked otherwise."""
     known: dict[str, Any] = {name: found[name] for name in SIZES if name in found}
-    if "compile" in found:
+    if "compile" in found and config.compute.compile == "auto":
         known["compile"] = "on" if found["compile"] else "off"
     return config.model_copy(update={"compute": config.compute.model_copy(update=known)})
 
@@ -73,14 +74,16 @@ def assumed(config: Config) -> Config:
 def grow(measure: Measure, sizes: Iterable[int]) -> int:
     """The last of the rising `sizes` that gained throughput and fitted.
 
-    measure: size of a call -> images per second; may raise `torch.OutOfMemoryError`
+    measure: size of a call -> images per second; may raise what `is_shortage` knows
     Raises `NoMemory` where the first size does not fit.
     """
     best, fastest = 0, 0.0
     for size in sizes:
         try:
             rate = measure(size)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
             break
         finally:
             gc.collect()

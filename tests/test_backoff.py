@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fvit_ray import mapper, networks
-from fvit_ray.backoff import Backoff, NoMemory
+from fvit_ray.backoff import Backoff, NoMemory, is_shortage
 from fvit_ray.batch import Batch
 from fvit_ray.cli import build
 from fvit_ray.denoisers.ddpm import PixelDenoiser
@@ -51,6 +51,48 @@ def test_one_image_that_does_not_fit_is_one_line() -> None:
     assert line.startswith("denoise: one image alone does not fit")
     assert "compute.dtype" in line
     assert "\n" not in line
+
+
+def met_while_compiling(inner: Exception) -> Exception:
+    from torch._inductor.exc import InductorError
+
+    return InductorError(inner, None)
+
+
+def caused(inner: Exception) -> Exception:
+    error = RuntimeError("the backward pass failed")
+    error.__cause__ = inner
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        met_while_compiling(torch.OutOfMemoryError("CUDA out of memory")),
+        caused(torch.OutOfMemoryError("CUDA out of memory")),
+    ],
+)
+def test_a_shortage_may_be_told_in_other_words(error: Exception) -> None:
+    assert is_shortage(error)
+    asked = []
+
+    def call(size: int) -> int:
+        asked.append(size)
+        if size > 4:
+            raise error
+        return size
+
+    assert Backoff(CPU).run("denoise", 8, call) == 4
+    assert asked == [8, 4]
+
+
+def test_a_fault_is_no_shortage() -> None:
+    assert not is_shortage(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_shortage(met_while_compiling(ValueError("no such kernel")))
 
 
 def test_other_errors_pass() -> None:

@@ -128,6 +128,9 @@ def test_the_protocol_line_says_what_was_resolved() -> None:
         assert part in line
     assert "classifier dtype" not in line
     assert "compiled yes" in line
+    resolved |= {"channels_last": True, "deterministic": True}
+    line = _arithmetic(SimpleNamespace(document=document, config={"compute": asked}))  # type: ignore[arg-type]
+    assert "compiled channels_last deterministic" in line
 
 
 def test_stages_count_their_own_seconds() -> None:

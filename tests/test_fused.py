@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from fvit_ray import fused, networks, registry
 from fvit_ray.attacks.pgd import attack
@@ -15,7 +16,17 @@ from fvit_ray.batch import Batch
 from fvit_ray.cli import build
 from fvit_ray.denoisers.latent import LatentDenoiser
 from fvit_ray.evaluate import Evaluator
-from fvit_ray.fused import EAGER, Fused, Fusion, FusionError, choose, fuse, fuse_denoiser, prepare
+from fvit_ray.fused import (
+    EAGER,
+    Fused,
+    Fusion,
+    FusionError,
+    choose,
+    exact,
+    fuse,
+    fuse_denoiser,
+    prepare,
+)
 from fvit_ray.models.load import load_classifier
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
@@ -116,7 +127,10 @@ def test_an_attack_compiles_its_pass_forward_and_back() -> None:
 def test_a_real_compiler_gives_the_same_image() -> None:
     """Inductor, whose kernels are new code, without gradient and with it."""
     model, x, y = Small(), images(4), torch.arange(4)
-    plain, back = (fuse(model, Fusion(True), gradient=gradient) for gradient in (False, True))
+    plain, back = (
+        fuse(model, Fusion(True, deterministic=gradient), gradient=gradient)
+        for gradient in (False, True)
+    )
     with torch.inference_mode():
         torch.testing.assert_close(plain(x), model(x), rtol=1e-5, atol=1e-5)
     points = [x.clone().requires_grad_() for _ in range(2)]
@@ -158,12 +172,16 @@ def test_what_has_no_known_parts_stays_as_it_is() -> None:
         ("auto", "cuda", True, True),
         ("on", "cpu", True, False),
         ("off", "cuda", False, False),
+        ("deterministic", "cuda", True, True),
+        ("deterministic", "cpu", True, False),
     ],
 )
 def test_the_choice(asked: str, device: str, compiled: bool, last: bool) -> None:
     fusion = choose(build({"models": ["m"], "compute": {"compile": asked}}).compute, device)
     assert (fusion.compile, fusion.channels_last) == (compiled, last)
-    assert fusion.mode == ("max-autotune-no-cudagraphs" if device == "cuda" else None)
+    timed = device == "cuda" and asked != "deterministic"
+    assert fusion.mode == ("max-autotune-no-cudagraphs" if timed else None)
+    assert fusion.deterministic == (asked == "deterministic")
 
 
 def test_without_a_compiler_auto_is_off_and_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +190,23 @@ def test_without_a_compiler_auto_is_off_and_on_is_refused(monkeypatch: pytest.Mo
     assert not choose(auto, "cuda").compile
     with pytest.raises(FusionError, match="this machine has no compiler"):
         choose(on, "cpu")
+    monkeypatch.setattr(fused.sysconfig, "get_path", lambda name: "/nowhere")
+    with pytest.raises(FusionError, match=r"this machine has no Python\.h"):
+        choose(on, "cpu")
+
+
+def test_float32_is_no_tf32_while_it_counts() -> None:
+    """cuDNN's flags can be set where there is no GPU, too."""
+
+    def flags() -> tuple[bool, ...]:
+        return cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, cudnn.enabled
+
+    before = flags()
+    with exact(torch.device("cpu")):
+        assert flags() == before
+    with exact(torch.device("cuda")):
+        assert flags() == (False, True, False, True)
+    assert flags() == before
 
 
 def config(**compute: Any) -> Any:

@@ -1,4 +1,7 @@
-"""What only a GPU can show; every test here is skipped without one."""
+"""What only a GPU can show; every test here is skipped without one.
+
+Most compile by rule, which takes a fraction of the time that kernels need to be timed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from fvit_ray.batch import Batch
 from fvit_ray.cli import build
 from fvit_ray.config import Config
 from fvit_ray.evaluate import Evaluator
-from fvit_ray.fused import Fused
+from fvit_ray.fused import MODE, Fused, Fusion, fuse
+from fvit_ray.models.load import load_classifier
 from fvit_ray.networks import Networks
 from fvit_ray.rng import normal, uniform
 from fvit_ray.transfer import Feeder, download, finish
@@ -32,7 +36,7 @@ def config(**changes: Any) -> Config:
         "attack": {"eps": [0, "8/255"], "steps": 3},
         "compute": {"micro_batch": 4, "denoise_batch": 16, "explain_batch": 4, "chunk": 8},
     }
-    compute = tree["compute"] | changes.pop("compute", {})
+    compute = tree["compute"] | {"compile": "deterministic"} | changes.pop("compute", {})
     return build(tree | changes | {"compute": compute})
 
 
@@ -60,7 +64,44 @@ def test_compiled_channels_last_half_precision_agrees_with_eager_float32() -> No
         assert torch.equal(again.outcomes[name].prob_label, outcome.prob_label)
 
 
-@pytest.mark.parametrize("compiled", ["on", "off"])
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_the_fastest_kernels_agree(half: torch.dtype) -> None:
+    """Those that are timed, forward and back."""
+    model, x = load_classifier("sample_vit", device=CUDA, dtype=half), batch(8).image.cuda()
+    options: dict[str, Any] = {"channels_last": True, "mode": MODE}
+    plain, back = (fuse(model, Fusion(True, **options), gradient=g) for g in (False, True))
+    with torch.inference_mode():
+        expected = model(x)
+        torch.testing.assert_close(plain(x), expected, rtol=0.05, atol=0.1)
+    grads = []
+    for function in (model, back):
+        point = x.clone().requires_grad_()
+        grads.append(torch.autograd.grad(function(point).square().sum(), point)[0].flatten())
+    assert float(torch.cosine_similarity(*grads, dim=0)) > 0.99
+
+
+def test_float32_is_as_a_cpu_computes_it() -> None:
+    """Ten bits of TF32 would show in the third digit."""
+    changes: dict[str, Any] = {"attack": {"eps": [0]}, "compute": {"compile": "off"}}
+    here, there = (Evaluator(config(**changes), device)(batch()) for device in ("cpu", "cuda"))
+    for name, outcome in here.outcomes.items():
+        found = there.outcomes[name].prob_label
+        torch.testing.assert_close(found, outcome.prob_label, rtol=0, atol=1e-4)
+
+
+def test_kernels_of_a_rule_give_equal_bits_when_compiled_again() -> None:
+    from torch._inductor.utils import fresh_cache
+
+    found = []
+    for _ in range(2):
+        torch.compiler.reset()
+        with fresh_cache():
+            found.append(Evaluator(config(models=["sample_vit"]), "cuda")(batch()))
+    for name, outcome in found[0].outcomes.items():
+        assert torch.equal(found[1].outcomes[name].prob_label, outcome.prob_label)
+
+
+@pytest.mark.parametrize("compiled", ["deterministic", "off"])
 def test_the_host_waits_for_nothing_within_a_block(compiled: str) -> None:
     explainers = ["vta", "gradcam", "lrp", "attnlrp", "random", "center_gaussian"]
     evaluator = Evaluator(config(explainers=explainers, compute={"compile": compiled}), "cuda")

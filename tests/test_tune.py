@@ -106,6 +106,9 @@ def test_the_run_is_that_of_the_sizes_under_the_asked_for_fingerprint(rates: lis
     assert sized.compute.micro_batch == 6
     assert sized.compute.denoise_batches == {"sample_ddpm": 4, "sample_ldm": 8}
     assert not sized.compute.tuned
+    assert sized.compute.compile == "off"
+    chosen = config(compile="deterministic")
+    assert applied(chosen, found | {"compile": True}).compute.compile == "deterministic"
     # a configuration that was stored and read again is still open
     again = Config.model_validate_json(asked.model_dump_json())
     assert again == asked

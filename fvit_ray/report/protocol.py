@@ -114,13 +114,17 @@ def _arithmetic(run: Run) -> str:
         *((f"{name} dtype", dtype) for name, dtype in others.items()),
         *((name, found.get(name, compute.get(name))) for name in ("micro_batch", "denoise_batch")),
         *(found.get("denoise_batches") or {}).items(),
-        *[("compiled", "channels_last" if found.get("channels_last") else "yes")]
-        * bool(found.get("compile")),
+        *[("compiled", _compiled(found))] * bool(found.get("compile")),
         ("device", f"{value(document['device'])} ({value(document.get('device_name'))})"),
         ("seed", document["seed"]),
         ("fingerprint", document["fingerprint"]),
     )
     return "; ".join(f"{name} {value(item)}" for name, item in fields)
+
+
+def _compiled(resolved: dict[str, Any]) -> str:
+    words = [name for name in ("channels_last", "deterministic") if resolved.get(name)]
+    return " ".join(words) or "yes"
 
 
 def versions(run: Run) -> str:

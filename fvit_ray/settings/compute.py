@@ -32,6 +32,7 @@ Size = Annotated[
     Field(ge=0),
     PlainSerializer(lambda size: size or "auto", return_type=int | str),
 ]
+Compile = Annotated[Literal["auto", "on", "deterministic", "off"], BeforeValidator(_switch)]
 # float16 keeps too few exponents for gradients, which flush to zero, and for SDXL's autoencoder,
 # which overflows; bfloat16 has float32's
 HALF: dict[str, Dtype] = {"attack": "bfloat16", "explainer": "bfloat16", "autoencoder": "bfloat16"}
@@ -54,8 +55,10 @@ class Compute(Frozen):
     autoencoder_dtype: MaybeDtype = Field(
         None, description="of latent denoisers; default bfloat16 with float16"
     )
-    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
-        "auto", description="torch.compile with static shapes; auto: on for cuda"
+    compile: Compile = Field(
+        "auto",
+        description="torch.compile with static shapes; auto: on for cuda; on: the kernels that are "
+        "fastest when timed; deterministic: equal bits on all GPUs of a kind",
     )
     micro_batch: Size = Field(25, description="images per block, calls are padded; auto: tuned")
     denoise_batch: Size = Field(
