@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import pickle
 import shutil
 import sys
@@ -42,7 +41,7 @@ from fvit_ray.config import Config
 from fvit_ray.data.decode import decode_sample
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.data.shards import RawSample, expand, read_chunks, shard_ids
-from fvit_ray.dist.cluster import ACTOR_CPUS, GPU_CPUS, READER_CPUS, Pool, connected
+from fvit_ray.dist.cluster import ACTOR_CPUS, GPU_CPUS, READER_CPUS, Pool, connected, prepare
 
 PARTS = ("real", "simulated", "overhead", "decode", "flood")
 COLUMNS = {
@@ -260,7 +259,7 @@ def show(rows: Sequence[record.Row]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    prepare(local=True)
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(simulated)

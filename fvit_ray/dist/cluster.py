@@ -39,24 +39,12 @@ class Pool:
 def connected(address: str | None) -> Iterator[None]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start a local one for as long as needed.
 
-    A Ray that the caller has started already is used and left running. A local Ray must not rebuild
-    the environment for its workers, as Ray's `uv run` hook would: it ships the working directory
-    and installs everything again (minutes).
+    A Ray that the caller has started already is used and left running.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nor report to anybody
-    # Ray Data would look for a Prometheus to report on, and keep an actor for it
-    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
-    # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    prepare(address == "local")
     import ray
-    import ray.data
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions
     if ray.is_initialized():
         yield
         return
@@ -76,6 +64,26 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def prepare(local: bool) -> None:
+    """Set what Ray reads when it is imported, and tame its loggers.
+
+    A local Ray must not rebuild the environment for its workers, as Ray's `uv run` hook would: it
+    ships the working directory and installs everything again (minutes).
+    """
+    if local:
+        os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    # Ray Data would look for a Prometheus to report on, and keep an actor for it
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
+    # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.data  # sets levels of its own
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions
 
 
 @contextmanager
