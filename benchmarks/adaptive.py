@@ -3,10 +3,14 @@
 eot      one step of EOT-PGD: forward and backward through denoiser and classifier for a few
          noise samples of every image; with and without checkpointing
 certify  votes on 1,000 noise samples of one image
+
+A row whose networks did not make exactly the passes of the plan, forward and backward, is an error.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,7 +22,9 @@ from record import Row
 
 from fvit_ray.batch import Batch
 from fvit_ray.evaluate import Evaluator
+from fvit_ray.passes import attack_passes, smoothing_passes
 from fvit_ray.plan import trial_set
+from fvit_ray.results import Meter
 from fvit_ray.smoothing.certify import certified_sigma, defence_votes
 
 PER = 1000  # noise samples that a certificate's time is given for
@@ -86,11 +92,16 @@ def _eot(
     def step() -> torch.Tensor:
         return networks.attack(classifier, block, eps, defence, settings=attack)
 
+    planned = attack_passes(
+        attack, defence, len(block.keys), evaluator.config.compute.denoise_batch
+    )
+    passes = _as_planned(networks.meter, planned, step)
     _, beyond = measure.peak_mib(step, device)
     times = [measure.seconds(step, device) for _ in range(setting.repeats)]
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else beyond
     per_image = 1000 * median(times) / len(block.keys)
-    return {"ms": per_image, "peak_mib": peak, "rounds": len(times), "batch": len(block.keys)}
+    row = {"ms": per_image, "peak_mib": peak, "rounds": len(times), "batch": len(block.keys)}
+    return row | {"passes": passes}
 
 
 def _certify(
@@ -103,17 +114,28 @@ def _certify(
     size = (block.image.shape[-2], block.image.shape[-1])
     step = common["step"]
     certified_sigma(step, denoiser, size, noise_space="pixel")  # refuses a pipeline
-    classifier = next(iter(networks.models.values()))
-
-    def classify(x: torch.Tensor) -> torch.Tensor:
-        return networks.logits(classifier, x)
-
-    votes = defence_votes(classify, denoiser, **common)
+    classify = networks.forward(next(iter(networks.models.values())))
+    votes = defence_votes(classify, denoiser, on_call=networks.meter.count, **common)
     image, keys = block.image[:1], block.keys[:1]
     count = max(sizes.certify, common["batch"])
+    defence = evaluator.config.defences[0]
+    planned = smoothing_passes(defence, 1, common["batch"], common["batch"])
     with torch.inference_mode():
-        votes(image, keys, 0, common["batch"])
+        passes = _as_planned(
+            networks.meter, planned, lambda: votes(image, keys, 0, common["batch"])
+        )
         _, beyond = measure.peak_mib(lambda: votes(image, keys, 0, common["batch"]), device)
         spent = measure.seconds(lambda: votes(image, keys, 0, count), device)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else beyond
-    return {"ms": 1000 * spent * PER / count, "peak_mib": peak, "rounds": 1}
+    ms = 1000 * spent * PER / count
+    return {"ms": ms, "peak_mib": peak, "rounds": 1, "passes": passes}
+
+
+def _as_planned(meter: Meter, planned: Counter[str], call: Callable[[], object]) -> str:
+    """Run it once; -> the image passes per network, which are those of the plan or an error."""
+    before = Counter(meter.forwards)
+    call()
+    done = meter.forwards - before
+    if done != planned:
+        raise AssertionError(f"passes: {dict(done)}, planned {dict(planned)}")
+    return ", ".join(f"{network} {count}" for network, count in sorted(done.items()))

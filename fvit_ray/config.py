@@ -23,6 +23,7 @@ from fvit_ray.settings import (
     Scores,
 )
 from fvit_ray.settings.base import Frozen, MaybeCount, Names, listed, none
+from fvit_ray.settings.defence import LATENT
 
 SAMPLE = "sample"
 CHAINS = ("chain", "diffpure")  # schedules of more than one denoiser call
@@ -155,6 +156,11 @@ class Config(Frozen):
                 raise ValueError(
                     "certify: the certificate needs noise on the image and none behind it; leave "
                     "smooth on and mode out"
+                )
+            if defence.denoiser in LATENT and defence.noise_space == "latent":
+                raise ValueError(
+                    "certify: noise in latent space certifies latents, not pixels; set "
+                    "noise_space: pixel"
                 )
 
     def _scores_fit(self) -> None:

@@ -6,10 +6,9 @@ from collections import Counter
 
 from fvit_ray.denoisers.kandinsky22 import PIPELINE_PASSES
 from fvit_ray.settings import Attack, Certify, Defence
+from fvit_ray.settings.defence import LATENT
 from fvit_ray.smoothing.certify import segments
 from fvit_ray.smoothing.schedule import Step, linear_alphas_cumprod, resolve
-
-LATENT = ("ldm", "sd14", "sdxl", "kandinsky22", "sample_ldm")  # encode before they diffuse
 
 
 def calls(attack: Attack, defended: bool) -> tuple[int, int]:

@@ -124,6 +124,10 @@ def test_attacks_through_the_defence_and_certificates(bench, tmp_path):
     assert (plain["checkpoint"], saving["checkpoint"]) == (False, True)
     assert saving["peak_mib"] < 0.7 * plain["peak_mib"]
     assert min(plain["ms"], saving["ms"], certify["ms"]) > 0
+    # forwards and backwards, which the benchmark has compared with the plan: 2 images x 4 samples
+    assert plain["passes"] == "classifier 8, classifier backward 8, denoiser 8, denoiser backward 8"
+    assert "denoiser again 8" in saving["passes"]
+    assert certify["passes"] == "classifier 4, denoiser 4"
     (table,) = tmp_path.glob("*-profile.txt")
     assert "Self CPU" in table.read_text()
 
@@ -133,6 +137,13 @@ def test_a_row_has_only_so_much_time(bench):
     with pytest.raises(bench.rowbench.Late), bench.rowbench.limited(0.05):
         time.sleep(5)
     assert time.monotonic() - started < 2
+
+
+def test_a_gpu_is_given_as_many_pixels_in_every_row(bench):
+    sizes = {row: bench.backbones.trials_per_call(row) for row in bench.backbones.ROWS}
+    assert sizes["guided"] == sizes["none"] == sizes["sd14@256"] == 32
+    assert sizes["kandinsky22-pipeline@512"] == 16
+    assert sizes["sdxl@1024"] == 4
 
 
 def test_sharing_saves_what_the_table_says(bench):
