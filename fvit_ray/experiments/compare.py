@@ -9,6 +9,7 @@ from fvit_ray.atomic import replacing
 from fvit_ray.config import difference
 from fvit_ray.metrics.comparisons import Outcomes
 from fvit_ray.metrics.equivalence import compare
+from fvit_ray.plan import defence_name, trial_set
 from fvit_ray.report import claims
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Line, Run, Section
@@ -16,6 +17,7 @@ from fvit_ray.report.scores import METRICS
 from fvit_ray.report.sheet import FORMS, Cell, Column, Sheet, range_of
 from fvit_ray.report.study import assembled, judged, queries, table
 from fvit_ray.report.text import radius
+from fvit_ray.settings import Defence
 
 # what makes conditions of two runs the same but for what the runs differ in
 _SAME = ("model", "eps", "denoiser", "aggregation", "through")
@@ -67,7 +69,7 @@ def _accuracy(runs: Sequence[Run], names: Sequence[str]) -> Sheet:
     note = f"n = {range_of(x['n'] for run in runs for x in run.lines)} images; 95 % intervals; "
     note += "differences are paired on the samples that both runs have."
     heads = ("run", "model", "defence", "aggregation")
-    return Sheet("accuracy", "Top-1 accuracy", "none", heads, tuple(columns), tuple(rows), note)
+    return Sheet("accuracy", "Top-1 accuracy", "", heads, tuple(columns), tuple(rows), note)
 
 
 def _key(line: Line) -> tuple[str, str, str]:
@@ -127,7 +129,7 @@ def _scores(runs: Sequence[Run], names: Sequence[str]) -> list[Sheet]:
         note = f"n = {range_of(line['n'] for _, line in lines)} images. {shown.note}"
         cells = tuple((key, tuple(row)) for key, row in rows.items())
         names_ = ("run", "model", "explainer", "defence")
-        sheets.append(Sheet(metric, shown.title, "none", names_, columns, cells, note))
+        sheets.append(Sheet(metric, shown.title, "", names_, columns, cells, note))
     return sheets
 
 
@@ -139,7 +141,38 @@ def _choices(runs: Sequence[Run], names: Sequence[str]) -> Section:
     """Where the configurations differ from the first run's."""
     pairs = []
     for run, name in zip(runs[1:], names[1:], strict=True):
-        lines = difference(runs[0].config, run.config)
+        lines = _differences(runs[0], run)
         pairs.append((name, "; ".join(lines) or "the same choices as the first"))
     pairs.insert(0, (names[0], "the first; the others are held against it"))
     return Section("choices", "What the runs differ in", render("pairs", pairs=pairs))
+
+
+def _differences(first: Run, run: Run) -> list[str]:
+    """ "limit: 200 -> 60"; radii and defences by the names that the tables give them."""
+    written = {"attack.eps": _radii, "defences": _defences}
+    lines = [
+        line
+        for line in difference(first.config, run.config)
+        if line.partition(":")[0] not in (*written, "name")
+    ]
+    for leaf, write in written.items():
+        one, other = write(first), write(run)
+        if one != other:
+            lines.append(f"{leaf}: {one} -> {other}")
+    return lines
+
+
+def _radii(run: Run) -> str:
+    return ", ".join(radius(eps) for eps in run.config["attack"]["eps"])
+
+
+def _defences(run: Run) -> str:
+    """ "none, sample_ddpm-carlini-s0.25-m8 (mean, vote; vta)": what reads the trials behind it."""
+    texts = []
+    for defence in (Defence.model_validate(tree) for tree in run.config["defences"]):
+        read = [", ".join(defence.aggregation)] * (defence.denoiser != "none")
+        if defence.explainers is not None and run.config["explainers"]:
+            read.append(", ".join(defence.explainers) or "no maps")
+        name = defence_name(trial_set(defence))
+        texts.append(f"{name} ({'; '.join(read)})" if read else name)
+    return ", ".join(texts)

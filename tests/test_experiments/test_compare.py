@@ -22,6 +22,9 @@ def test_runs_side_by_side(make_study: Callable[..., Study], tmp_path: Path) -> 
     anchors = re.findall(r'<section id="([\w-]+)">', page)
     assert anchors == ["claims", "choices", "accuracy", "rows"]
     assert "limit: 200 -&gt; 60" in page
+    assert "attack.eps: clean, 8/255 -&gt; clean, 4/255, 8/255, 16/255" in page
+    assert "defences: none, sample_ddpm-carlini-s0.25-m8 (mean) -&gt; none, " in page
+    assert "The paper:" not in page
     rows = list(csv.DictReader((tmp_path / "compared-accuracy.csv").open()))
     first, second = (Run(folder) for folder in folders[:2])
     names = {row["run"] for row in rows}

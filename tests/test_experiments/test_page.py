@@ -42,6 +42,7 @@ onload = () => {
   const link = page.querySelector("a.number");
   const target = page.getElementById(link.getAttribute("href").slice(1));
   seen.sql = target ? target.textContent : "";
+  seen.tests = page.querySelectorAll("#claims td a.number").length;
   seen.dead = [...page.querySelectorAll("a[href^='#']")]
     .filter(a => !page.getElementById(a.getAttribute("href").slice(1))).length;
   page.querySelectorAll("details").forEach(part => part.open = true);
@@ -104,6 +105,7 @@ def test_in_a_browser(page: str, tmp_path: Path, width: int) -> None:
     assert 0 < seen["helps"] == seen["marked"] < seen["cards"]
     assert "SELECT" in seen["sql"]
     assert seen["dead"] == 0
+    assert seen["tests"] > 100  # of the claims, each linked to its rows
     assert seen["images"] > 20
     assert seen["broken"] == 0
 
