@@ -60,7 +60,10 @@ def outlook(
 
 
 def _cost(config: Config, gpu: str) -> tuple[float, Hours, list[str]]:
-    """FLOPs, GPU hours and where the speeds are from, of a whole run."""
+    """FLOPs, GPU hours and where the speeds are from, of a whole run by the published networks:
+    the weights that were named may be on another machine."""
+    published_ = tuple(d.model_copy(update={"weights": None}) for d in config.defences)
+    config = config.model_copy(update={"defences": published_})
     n, flops, hours, sources = config.limit or 1, 0.0, Counter[str](), []
     for row, each in work(config).items():
         if not each.total():

@@ -108,7 +108,12 @@ def test_a_grid_that_costs_more_than_it_shares_is_not_made() -> None:
 
 
 def test_the_plan_of_the_paper_needs_nothing() -> None:
-    small = Choices(overrides=[("models", [PAPER]), ("explainers", ["vta"])])
+    small = Choices(
+        weights={"ldm": "/on/another/machine/model.ckpt"},
+        overrides=[("models", [PAPER]), ("explainers", ["vta"])],
+    )
+    text = outlook([load("table6", "paper", small)], "paper")
+    assert "Still to be named: --data SHARDS\n" in text
     text = outlook([load(n, "paper", small) for n in ("table2", "figure6")], "paper", "8", "h100")
     assert "on 8 h100" in text
     assert "GPU hours" in text
