@@ -41,7 +41,9 @@ def draw_pools(rows: Sequence[record.Row], axes: Any) -> None:
 
 def draw_flood(rows: Sequence[record.Row], axes: Any) -> None:
     (row,) = rows
-    axes[0].plot([n for n, _ in row["memory"]], [mib for _, mib in row["memory"]])
-    axes[0].set(xlabel="samples", ylabel="MiB of the driver", ylim=(0, None))
-    axes[1].plot([n for n, _ in row["rates"]], [rate for _, rate in row["rates"]], "o-")
-    axes[1].set(xlabel="samples", ylabel="images/s", ylim=(0, None))
+    for axis, name, label in zip(
+        axes, ("memory", "rates"), ("MiB of the driver", "images/s"), strict=True
+    ):
+        found = [value for _, value in row[name]]
+        axis.plot([n / 1e3 for n, _ in row[name]], found, "o-", markersize=3)
+        axis.set(xlabel="thousand samples", ylabel=label, ylim=(0, 1.2 * max(found)))

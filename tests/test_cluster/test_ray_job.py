@@ -167,8 +167,9 @@ def test_a_refused_configuration_fails_the_job(cluster: Cluster, tmp_path: Path)
 def test_metrics_are_exported_while_a_job_runs_and_it_can_be_stopped(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    steps = [word if word != "1" else "200" for word in SMALL]
-    done = cluster.submit(*steps, "--out", str(tmp_path / "run"), wait=False)
+    words = [*SMALL]
+    words[words.index("--attack.steps") + 1] = "200"  # long enough to be stopped
+    done = cluster.submit(*words, "--out", str(tmp_path / "run"), wait=False)
     assert done.returncode == 0, done.stdout + done.stderr
     name = re.findall(r"raysubmit_\w+", done.stdout)[0]
     exported = f"http://127.0.0.1:{cluster.metrics}/metrics"
