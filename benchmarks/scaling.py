@@ -49,6 +49,7 @@ COLUMNS = {
     "actors": "actors",
     "nodes": "nodes",
     "ms": "ms per image",
+    "chunk": "chunk",
     "samples": "samples",
     "rate": "images/s",
     "efficiency": "efficiency",
@@ -69,8 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--gpus", nargs="+", type=int, default=[1, 4, 16, 64], help="simulated")
     add("--nodes", type=int, default=4, help="fake nodes that hold them")
     add("--ms", type=float, default=40.0, help="of a simulated GPU per image")
-    add("--chunk", type=int, default=50, help="images per chunk of a simulated GPU")
-    add("--rounds", type=int, default=15, help="chunks per simulated GPU")
+    add("--chunk", type=int, default=100, help="images per chunk of a simulated GPU")
+    add("--rounds", type=int, default=10, help="chunks per simulated GPU")
     add("--turns", type=int, default=3, help="of overhead: bare and through Ray")
     add("--samples", type=int, default=1_000_000, help="of the flood")
     add("--images", type=int, default=100, help="of the sample, for real and overhead")
@@ -108,7 +109,8 @@ def simulate(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         done, seconds = got.steady()
         rate = done / seconds
         row = {"part": "simulated", "actors": len({r["actor"] for r in got.rows})}
-        row |= {"nodes": used, "ms": args.ms, "samples": got.samples, "rate": rate}
+        row |= {"nodes": used, "ms": args.ms, "chunk": args.chunk}
+        row |= {"samples": got.samples, "rate": rate}
         row |= {"efficiency": rate * args.ms / 1e3 / count, **memory(got)}
         busy = sum(r["seconds"] for r in got.rows)
         idle = sum(r["waited"] for r in got.rows)
@@ -139,7 +141,8 @@ def real(args: argparse.Namespace, folder: Path) -> list[record.Row]:
             tasks = sample_tasks(args.images)
             got = simulated.drive(config, out, tasks, cpu_pool(count), EvaluateChunk, specs)
         done, seconds = got.steady()
-        row = {"part": "real", "actors": count, "samples": got.samples, "rate": done / seconds}
+        row = {"part": "real", "actors": count, "chunk": config.compute.chunk}
+        row |= {"samples": got.samples, "rate": done / seconds}
         row["efficiency"] = row["rate"] / (count * (found[0]["rate"] if found else row["rate"]))
         found.append(row | memory(got) | {"note": f"of {record.cores()} cores"})
     return found
@@ -188,6 +191,7 @@ def overhead(args: argparse.Namespace, folder: Path) -> list[record.Row]:
             )
             done, seconds = got.steady()
             row = {"part": "overhead", "actors": 1, "ms": args.ms, "samples": done}
+            row |= {"chunk": args.chunk}
             row |= {"rate": done / seconds, "bare_rate": alone}
             row["overhead"] = alone / row["rate"] - 1
             note = f"{row['overhead']:.1%} over a bare loop of {alone:.2f} images/s"
@@ -229,7 +233,7 @@ def flood(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         got = simulated.drive(config, out, tasks, cpu_pool(1), actor, tell=tell)
     written = len(list((folder / "out" / "metrics").glob("*.parquet")))
     rates = rates_of(got)
-    row = {"part": "flood", "actors": 1, "samples": got.samples}
+    row = {"part": "flood", "actors": 1, "chunk": chunk, "samples": got.samples}
     row |= {"rate": median(rate for _, rate in rates), **memory(got), "files": written}
     row |= {"rates": rates, "memory": got.memory[:: max(1, len(got.memory) // 50)]}
     first, last = rates[min(1, len(rates) - 1)][1], rates[-1][1]
