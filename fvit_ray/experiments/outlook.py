@@ -46,9 +46,11 @@ def outlook(
         )
     spent = sum(total.values())
     energy = footprint(spent * 3600 * sheet["watts"])
-    head = [f"{scale}: {', '.join(e.name for e in wanted)} in {len(runs)} runs"]
+    head = [
+        f"{scale}: {', '.join(e.name for e in wanted)} in {len(runs)} run{'s' * (len(runs) > 1)}"
+    ]
     bill = [
-        f"In all {in_units(arithmetic)}: about {spent:,.0f} GPU hours, {spent / int(gpus):,.1f} "
+        f"In all {in_units(arithmetic)}: about {spent:,.1f} GPU hours, {spent / int(gpus):,.1f} "
         f"hours on {gpus} {gpu} ({'; '.join(sources)}); reading, decoding, start-up not counted.",
         f"Energy about {energy.kwh:,.1f} kWh at the GPUs' limit of {sheet['watts']} W, "
         f"{energy.grams / 1e3:,.1f} kg CO2e.",
