@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fvit_ray import schema
+from fvit_ray.report.adaptive import marks
 from fvit_ray.report.queries import accuracy_gain
 from fvit_ray.report.run import Line, Run
 from fvit_ray.report.text import points, radius
 from fvit_ray.report.verdict import (
+    HOLDS,
     UNDECIDED,
     Test,
     Verdict,
@@ -86,10 +88,11 @@ def _agnostic(gains: list[tuple[Line, Run]], name: str) -> Verdict:
         f"DDS gains accuracy at {radius(eps)} on every architecture (paired, n = {numbers(tests)}):"
         f" {listed}."
     )
-    verdict = decided(tests)
+    judged = [(line, run) for line, run in gains if line["eps"] == eps]
+    verdict, doubt = _believed(decided(tests), judged)
     if len(tests) < 2:
         verdict, sentence = UNDECIDED, f"{sentence} One architecture says nothing of others."
-    return Verdict(f"Claim 1{name}", verdict, sentence, tests)
+    return Verdict(f"Claim 1{name}", verdict, sentence + doubt, tests)
 
 
 def _outperforms(gains: list[tuple[Line, Run]], name: str) -> Verdict:
@@ -101,7 +104,18 @@ def _outperforms(gains: list[tuple[Line, Run]], name: str) -> Verdict:
         f"DDS is more accurate than no DDS at {where} (paired, n = {numbers(tests)}): "
         f"{tally(tests)}. The least of the gains: {_points(least)} on {least.what}."
     )
-    return Verdict(f"Claim 2 (classification){name}", decided(tests), sentence, tests)
+    verdict, doubt = _believed(decided(tests), gains)
+    return Verdict(f"Claim 2 (classification){name}", verdict, sentence + doubt, tests)
+
+
+def _believed(verdict: str, gains: list[tuple[Line, Run]]) -> tuple[str, str]:
+    """The verdict and what is to be said of the attacks behind it: a gain that holds against an
+    attack that fails a check of its own is none that is known."""
+    failed = [line for line, run in gains if line["condition_id"] in marks(run)]
+    if verdict != HOLDS or not failed:
+        return verdict, ""
+    models = ", ".join(dict.fromkeys(line["model"] for line in failed))
+    return UNDECIDED, f" The attack fails a check on {models}, so its numbers bound no robustness."
 
 
 def _latent(runs: Sequence[Run], margin: float) -> list[Verdict]:

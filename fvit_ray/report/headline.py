@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fvit_ray.report.adaptive import marks
 from fvit_ray.report.grid import Grid, Line, Row, grid
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
@@ -40,7 +41,7 @@ def answers(run: Run) -> list[Answer]:
             return [Answer("The samples have no classes, so there is no accuracy to tell.")]
         return [Answer(f"No sample was evaluated{f': {count(bad)} failed' if bad else ''}.")]
     eps = table.eps[-1]
-    found = [_answer(table, model, eps) for model in table.models]
+    found = [_answer(table, model, eps, marks(run)) for model in table.models]
     return [answer for answer in found if answer.said]
 
 
@@ -56,7 +57,7 @@ def section(run: Run) -> Section | None:
     return Section("answer", "Answer", render("answer", answers=answers(run)))
 
 
-def _answer(table: Grid, model: str, eps: float) -> Answer:
+def _answer(table: Grid, model: str, eps: float, failed: dict[str, str]) -> Answer:
     rows = table.of(model)
     bare = next((row for row in rows if not row.defended), None)
     defended = next((row for row in rows if row.defended), None)
@@ -67,12 +68,13 @@ def _answer(table: Grid, model: str, eps: float) -> Answer:
     keeps = "keeps" if eps else "has"
     if eps and defended.adaptive:
         where += ", attacked through the defence,"
-    start = f"With {_called(line, rows)}, {model} {keeps} {percent(line['top1'])} {where}"
+    kept = percent(line["top1"]) + _mark(line, failed)
+    start = f"With {_called(line, rows)}, {model} {keeps} {kept} {where}"
     if bare is None or not _has(bare, eps) or not known(line["gain"]):
         return Answer(f"{start}.")
     without = bare.cells[eps]["top1"]
     said = f"{start} where it has {percent(without)} without: {_gain(line)}."
-    said += _known(rows, defended, eps)
+    said += _known(rows, defended, eps, failed)
     price = ""
     if eps and _has(defended, 0.0) and known(defended.cells[0.0]["gain"]):
         clean, other = defended.cells[0.0], bare.cells[0.0]
@@ -84,14 +86,20 @@ def _answer(table: Grid, model: str, eps: float) -> Answer:
     return Answer(said, price)
 
 
-def _known(rows: list[Row], defended: Row, eps: float) -> str:
+def _mark(line: Line, failed: dict[str, str]) -> str:
+    """Behind a number whose attack fails a check, as in the tables."""
+    return " ✗" * (line["condition_id"] in failed)
+
+
+def _known(rows: list[Row], defended: Row, eps: float, failed: dict[str, str]) -> str:
     """What an attack through the same defence leaves, beside a transferred one."""
     for row in rows:
         same = (row.name, row.aggregation) == (defended.name, defended.aggregation)
         if same and row.adaptive and not defended.adaptive and _has(row, eps):
             line = row.cells[eps]
             between = bounds(line["top1_low"], line["top1_high"])
-            return f" An attack through the defence leaves {percent(line['top1'])} {between}."
+            left = f"{percent(line['top1'])}{_mark(line, failed)} {between}"
+            return f" An attack through the defence leaves {left}."
     return ""
 
 

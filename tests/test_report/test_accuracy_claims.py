@@ -26,7 +26,7 @@ def run(
 ) -> Any:  # type: ignore[assignment]
     blank = {"through": None, "aggregation": "mean", "corruption": None, "severity": None}
     return SimpleNamespace(
-        config=config, folder="run",
+        config=config, folder="run", document={"sanity": config.pop("sanity", None)},
         lines=[blank | line for line in lines],
         comparisons=[blank | {"score": "top1", "low": -1, "high": 1} | x for x in comparisons],
     )  # fmt: skip
@@ -63,6 +63,23 @@ def test_threat_models_are_judged_apart() -> None:
     found = by_name(run(lines))
     assert found["Claim 1"] == "holds"
     assert found["Claim 1, attacked through the defence"] == "undecided"
+
+
+def test_no_claim_holds_by_a_number_whose_attack_fails_a_check() -> None:
+    """One that fails counts all the same: a stronger attack would not take that back."""
+    checks = [{"name": "gradient lives", "passed": False, "line": "6 of 6 gradients are 0 or nan"}]
+    failed: Any = [{"conditions": ["swin"], "checks": checks}]
+    good, bad = (
+        [gain("vit", 0.3, 0.5), gain("swin", *ends)] for ends in ((0.2, 0.4), (-0.4, -0.1))
+    )
+    claims = ("Claim 1", "Claim 2 (classification)")
+    assert by_name(run(good, sanity=[{"conditions": ["swin"], "checks": []}])) == dict.fromkeys(
+        claims, "holds"
+    )
+    for verdict in verdicts([run(good, sanity=failed)]):
+        assert verdict.verdict == "undecided"
+        assert "The attack fails a check on swin," in verdict.sentence
+    assert by_name(run(bad, sanity=failed)) == dict.fromkeys(claims, "does not hold")
 
 
 def test_of_several_runs_the_one_with_most_images_counts() -> None:

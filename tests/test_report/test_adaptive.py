@@ -92,6 +92,7 @@ def test_a_failed_check_marks_the_number_everywhere(make_run: MakeRun) -> None:
     assert len(failed) == 2  # 4/255 and 8/255 of one model
     assert set(failed.values()) == {"falls with eps"}
     said = table.plain(run)
+    assert re.search(r"An attack through the defence leaves \S+ % ✗ \[", sentences(run)[0])
     for name in failed:
         (line,) = [c for c in run.lines if c["condition_id"] == name]
         assert f"{percent(line['top1'])} ✗" in said
@@ -126,7 +127,7 @@ def both(make_run: MakeRun) -> Run:
 def test_answer_claims_and_protocol_name_both_attacks(both: Run) -> None:
     knowing: dict[str, Any] = [c for c in both.lines if c["through"] == "defence"][1]
     first = sentences(both)[0]
-    assert f"An attack through the defence leaves {percent(knowing['top1'])}" in first
+    assert f"An attack through the defence leaves {percent(knowing['top1'])} ✗" in first
     names = {verdict.name for verdict in verdicts(both)}
     assert {"Claim 1", "Claim 1, attacked through the defence"} <= names
     assert "Claim 2 (classification), attacked through the defence" in names
