@@ -257,3 +257,4 @@ def _curve(axes: Axes, lines: list[Line]) -> None:
     axes.fill_between(x, low, high, color=COLOURS[2], alpha=0.14, lw=0)
     axes.set(xlabel="certified L2 radius")
     axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
