@@ -9,7 +9,7 @@ uv run benchmarks/scaling.py --parts flood --samples 1000000
              every actor's first chunk, which all begin at once, and the first actor's last
   overhead   the same compute in a bare loop, then as an actor of the Ray path, in turns
   decode     224-pixel JPEGs per second and core, and the cores that 64 GPUs of --ms need
-  flood      --samples tiny images through the whole path: rate, and the driver's memory
+  flood      --samples tiny images through the whole path: rate, and the driver's own memory
 
 Each part writes results/scaling-PART-<device>.csv and .json; simulated and flood draw a figure.
 """

@@ -113,10 +113,10 @@ def light_actor(seconds: float, commits: bool, start: int = 1) -> type:
 @dataclass
 class Watched:
     """What came back: a chunk's row each, with `at`, the second of its end by the actor's clock;
-    memory by samples."""
+    memory, the driver's, by samples."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    memory: list[tuple[int, float]] = field(default_factory=list)  # samples, MiB of the driver
+    memory: list[tuple[int, float]] = field(default_factory=list)  # samples, private MiB
     stored_mib: float = 0.0
 
     @property
@@ -159,12 +159,18 @@ def drive(
         stages = json.loads(row["stages"])
         found.rows[-1] |= {"waited": row["waited"], "decode": stages.get("decode", 0.0)}
         if not found.memory or done - found.memory[-1][0] >= 1000:
-            found.memory.append((done, process.memory_info().rss / MIB))
+            found.memory.append((done, private(process)))
         if time.monotonic() - told > 10:
             told = time.monotonic()
             tell(f"  {done:,} samples, {told - began:.0f} s, {state.ready} actors")
     found.stored_mib = state.stored_max / MIB
     return found
+
+
+def private(process: psutil.Process) -> float:
+    """MiB that are this process's alone: pages of libraries come and go with the machine's load."""
+    info = process.memory_info()
+    return float(info.rss - getattr(info, "shared", 0)) / MIB
 
 
 @contextmanager

@@ -38,7 +38,9 @@ class Progress:
         self.ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Self:
-        self._show(f"starting: {self._share()}, {self.operation.actors} actors are being built")
+        count = self.operation.actors
+        many = f"{count} actors are" if count > 1 else "1 actor is"
+        self._show(f"starting: {self._share()}, {many} being built")
         self.ticker.start()
         return self
 
