@@ -80,7 +80,7 @@ def prepare(local: bool) -> None:
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray.data  # sets levels of its own
+    import ray.data  # noqa: F401  (it sets levels of its own)
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions
