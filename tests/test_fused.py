@@ -98,6 +98,20 @@ def test_only_known_sizes_are_compiled() -> None:
     assert backend.graphs == 1
 
 
+def test_networks_of_one_class_have_graphs_of_their_own() -> None:
+    """Torch keeps graphs by code and refuses the ninth; neither neighbours nor sizes use it up."""
+    nets = [Small() for _ in range(3)]
+    for at, net in enumerate(nets):
+        net.head.bias.data += at
+    backends = [Backend() for _ in nets]
+    runs = [fuse(n, Fusion(True, backend=b)) for n, b in zip(nets, backends, strict=True)]
+    with torch.inference_mode():
+        for size in [*range(2, 12), 2]:
+            for net, run in zip(nets, runs, strict=True):
+                torch.testing.assert_close(run(images(size)), net(images(size)))
+    assert [(b.graphs, b.calls) for b in backends] == [(10, 11)] * 3
+
+
 def test_gradients_go_through_the_eager_forward() -> None:
     plain, fast = (registry.load("denoiser", "sample_ldm")(None) for _ in "ab")
     backend = Backend()
