@@ -10,6 +10,7 @@ from scipy.stats import norm, t
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 FOR, AGAINST, OPEN = "for", "against", "open"
+FEW = 10  # images below which an interval by bootstrap covers far less than it says
 
 
 Band = tuple[float | None, float | None]  # where a claim puts the effect; None: no end
@@ -44,8 +45,8 @@ class Test:
 
     @property
     def counts(self) -> str:
-        """for, against, open."""
-        return _place(self.low, self.high, self.band)
+        """for, against, open; fewer than FEW images decide nothing."""
+        return OPEN if self.n < FEW else _place(self.low, self.high, self.band)
 
     def contradicts(self, tests: int) -> bool:
         """Whether it counts against the claim as one of so many: by its interval at Bonferroni's

@@ -157,6 +157,10 @@ def test_one_of_many_is_no_contradiction() -> None:
     assert "the other way round in 1 (0 after Bonferroni" in tally([weak, *[made(1, 2)] * 19])
 
 
+def test_a_handful_of_images_decides_nothing() -> None:
+    assert [Test("", n, 5.0, 4.0, 6.0).counts for n in (9, 10)] == [OPEN, FOR]
+
+
 def test_a_band_has_two_ends() -> None:
     band = (-5.0, 5.0)
     ends = [(-4, 4), (6, 9), (-9, -6), (-6, 1), (-9, 9)]

@@ -30,14 +30,14 @@ class Fake(Run):
 def condition(denoiser: str, eps: float) -> dict[str, Any]:
     line = dict.fromkeys([*schema.CONDITION.names, *schema.SUMMARY])
     name = f"{denoiser}-{eps:.3f}"
-    return line | {"condition_id": name, "model": "m", "eps": eps, "denoiser": denoiser, "n": 9}
+    return line | {"condition_id": name, "model": "m", "eps": eps, "denoiser": denoiser, "n": 12}
 
 
 def line(
     metric: str, score: str, denoiser: str, explainer: str, eps: float, **more: Any
 ) -> dict[str, Any]:
     base = condition(denoiser, eps) | dict.fromkeys(schema.SCORES)
-    base |= {"metric": metric, "score": score, "explainer": explainer, "n": 9}
+    base |= {"metric": metric, "score": score, "explainer": explainer, "n": 12}
     return base | {"value": 0.5, "low": 0.4, "high": 0.6} | more
 
 
@@ -67,7 +67,7 @@ def rivals(metric: str, names: tuple[str, ...], gaps: list[tuple[float, float]])
 def test_a_claim_needs_every_comparison(gaps: list[tuple[float, float]], verdict: str) -> None:
     (found,) = claims.verdicts(run_of(rivals("segmentation", ("miou",), gaps)))
     assert (found.name, found.verdict) == ("Claim 2 (segmentation)", verdict)
-    assert "n = 9" in found.sentence
+    assert "n = 12" in found.sentence
     assert "8/255" in found.sentence
 
 
