@@ -23,6 +23,7 @@ FILES = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
 )
+ALIGNMENT = 64  # bytes, of torch's own memory on a CPU
 # diffusers' attention before 0.15 -> its names since
 _OLD_NAMES = {
     ".query.": ".to_q.",
@@ -194,11 +195,17 @@ class Network:
             state = self.fill(own)
             if wrong := difference(shapes(own), shapes(state)):
                 raise DenoiserError(f"{self.source}: does not fit {self.class_name}: {wrong}")
-            ready = {key: value.to(device, dtype) for key, value in state.items()}
+            ready = {key: _aligned(value.to(device, dtype)) for key, value in state.items()}
         module.load_state_dict(ready, assign=True)
         if self.fill is None and torch.device(device).type != "meta":
             randomise_(module, self.source)
         return module.eval().requires_grad_(False)
+
+
+def _aligned(value: Tensor) -> Tensor:
+    """A copy, if it lies in memory as a mapped file has it: a CPU's kernels differ in the last bits
+    by that, and the same weights in another file would give other rows."""
+    return value.clone() if value.data_ptr() % ALIGNMENT else value
 
 
 def from_folder(folder: Path, *classes: str, name: str, random_weights: bool = False) -> Network:

@@ -1,0 +1,50 @@
+"""A compiler sees every network of a denoiser as one graph: a break would be an error on a GPU."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from fvit_ray.denoisers import kandinsky22, ldm
+from fvit_ray.fused import Fused, Fusion, fuse_denoiser, prepare
+
+from . import tiny
+
+T = 145
+
+
+def walk(denoiser, x):
+    with torch.inference_mode():
+        return denoiser.decode(denoiser.predict(denoiser.encode(x), T).x0)
+
+
+def compare(build, x, counter):
+    expected = walk(build(), x)
+    denoiser = fuse_denoiser(build(), Fusion(True, True, counter))
+    assert isinstance(denoiser.network.forward, Fused)
+    prepare(denoiser, T)
+    for _ in range(2):
+        torch.testing.assert_close(walk(denoiser, x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_latent_diffusion_with_both_autoencoders(ldm_folder, image):
+    counter = CompileCounter()
+    compare(lambda: ldm.build(str(ldm_folder)), image, counter)
+    assert counter.frame_count == 3
+
+
+def test_kandinsky_and_its_movq(monkeypatch, image):
+    monkeypatch.setattr(kandinsky22, "UNET", tiny.KANDINSKY)
+    monkeypatch.setattr(kandinsky22, "MOVQ", tiny.MOVQ)
+    counter = CompileCounter()
+    compare(lambda: kandinsky22.build(None, random_weights=True), image, counter)
+    assert counter.frame_count == 3
+
+
+@pytest.mark.parametrize("name", ["sd14", "sdxl"])
+def test_stable_diffusion(stable_folders, name, image):
+    from fvit_ray import registry
+
+    build, counter = registry.load("denoiser", name), CompileCounter()
+    folder = str(stable_folders[name][0])
+    compare(lambda: build(folder, resolution=16), image, counter)
+    assert counter.frame_count == 3
