@@ -123,17 +123,21 @@ class Watched:
     def samples(self) -> int:
         return sum(int(row["samples"]) for row in self.rows)
 
-    def steady(self) -> tuple[int, float]:
+    def steady(self) -> tuple[float, float]:
         """(samples, seconds) between the moment from which every actor had worked, and the first
-        actor's last chunk: without the start and the end of the run."""
+        actor's last chunk: without the start and the end of the run. Of a chunk that lies across
+        one of the two moments, the part between them counts."""
         first: dict[str, float] = {}
         last: dict[str, float] = {}
         for row in self.rows:
-            first.setdefault(row["actor"], row["at"])
-            last[row["actor"]] = row["at"]
+            first[row["actor"]] = min(row["at"], first.get(row["actor"], row["at"]))
+            last[row["actor"]] = max(row["at"], last.get(row["actor"], 0.0))
         begin, end = max(first.values()), min(last.values())
-        inside = [row for row in self.rows if begin < row["at"] <= end]
-        return sum(int(row["samples"]) for row in inside), end - begin
+        samples = 0.0
+        for row in self.rows:
+            inside = min(end, row["at"]) - max(begin, row["at"] - row["seconds"])
+            samples += int(row["samples"]) * max(0.0, inside) / row["seconds"]
+        return samples, end - begin
 
 
 def drive(

@@ -28,13 +28,18 @@ def test_the_steady_part_leaves_start_and_end_out(bench: Any) -> None:
     """Two actors of one chunk of 10 per second; the second starts at 5 s and ends at 20 s."""
     watched = bench.simulated.Watched()
     for second in range(1, 31):
-        watched.rows.append({"samples": 10, "actor": "a", "at": float(second)})
+        row = {"samples": 10, "at": float(second), "seconds": 1.0}
+        watched.rows.append(row | {"actor": "a"})
         if 5 <= second <= 20:
-            watched.rows.append({"samples": 10, "actor": "b", "at": float(second)})
+            watched.rows.append(row | {"actor": "b"})
     watched.rows.sort(key=lambda row: row["at"])
     samples, seconds = watched.steady()
     assert (samples, seconds) == (15 * 20, 15.0)
     assert watched.samples == 460
+    # in step or not: what lies across the ends counts in part
+    for row in watched.rows:
+        row["at"] += 0.5 * (row["actor"] == "a")
+    assert watched.steady() == (15 * 20, 15.0)
 
 
 def test_growth_is_counted_from_ten_thousand_on(bench: Any) -> None:
