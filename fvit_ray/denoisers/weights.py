@@ -116,8 +116,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        state: dict[str, Tensor] = load_file(file)
-        return state
+        return {key: _aligned(value) for key, value in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise DenoiserError(
             f"{file}: cannot be read as safetensors ({first_line(error)})"
