@@ -11,20 +11,19 @@ KEYS = ("a", "b", "c")
 
 
 def check_batch(implementation, classifier, batch, names):
-    """Batch N equals N runs of batch 1, for every method."""
+    """Batch N equals N runs of batch 1, for every method.
+
+    To 1e-9 of the map's norm: rules A divide by sums that may nearly vanish, and so amplify the
+    last bits in which kernels differ with their batch.
+    """
     image, target = batch
     together = implementation(classifier, image, target, names, keys=KEYS)
     for i in range(len(image)):
         one = slice(i, i + 1)
         alone = implementation(classifier, image[one], target[one], names, keys=KEYS[one])
         for name in names:
-            torch.testing.assert_close(
-                together[name][one],
-                alone[name],
-                rtol=1e-9,
-                atol=1e-12,
-                msg=f"{name} of sample {i} feels its neighbours",
-            )
+            error = (together[name][one] - alone[name]).norm()
+            assert error <= 1e-9 * alone[name].norm(), f"{name} of sample {i} feels its neighbours"
 
 
 def check_finish(implementation):

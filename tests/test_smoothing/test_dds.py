@@ -81,7 +81,9 @@ def test_learned_variance_changes_the_chain_only(tiny, images, noise):
     for schedule, same in (("carlini", True), ("chain", False)):
         step = resolve(schedule, 0.1, plain.alphas_cumprod)
         a, b = (dds(d, x, draw, step=step) for d in (plain, learned))
-        assert torch.equal(a, b) == same
+        # three more outputs are another kernel, with other last bits
+        assert torch.allclose(a, b, rtol=0, atol=1e-12) == same
+        assert same or (a - b).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
