@@ -37,6 +37,11 @@ def draw_pools(rows: Sequence[record.Row], axes: Any) -> None:
     axes[1].plot(counts, [100 * row["efficiency"] for row in rows], "o-")
     axes[1].axhline(95, color="grey", linestyle="--")
     axes[1].set(xscale="log", xlabel="simulated GPUs", ylabel="efficiency [%]", ylim=(0, 105))
+    for axis in axes:
+        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
+        axis.minorticks_off()
+    rates = [round(row["rate"]) for row in rows]
+    axes[0].set_yticks(rates, [f"{rate:,}" for rate in rates])
 
 
 def draw_flood(rows: Sequence[record.Row], axes: Any) -> None:

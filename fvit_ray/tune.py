@@ -86,8 +86,8 @@ def grow(measure: Measure, sizes: Iterable[int]) -> int:
                 raise
             break
         finally:
-            gc.collect()
-            if torch.cuda.is_available():
+            if torch.cuda.is_available():  # the next size needs what this one holds, in cycles too
+                gc.collect()
                 torch.cuda.empty_cache()
         if best and rate <= fastest * RISE:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import tarfile
@@ -18,6 +19,12 @@ os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)  # as in an actor: the order of sums is part of the promise
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: collectors of garbage need not look at all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

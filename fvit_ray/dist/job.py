@@ -6,7 +6,6 @@ parse -> already finished? reprint
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fvit_ray import cli
 from fvit_ray.config import SAMPLE, Config, ConfigError
-from fvit_ray.dist.errors import RunError as RunError  # what callers of a run catch
+from fvit_ray.dist.errors import RunError, exit_code
 from fvit_ray.sinks import manifest
 from fvit_ray.sinks.place import Place
 
@@ -26,24 +25,8 @@ if TYPE_CHECKING:  # imports torch, which a refused configuration does not wait 
 
 def main(argv: Sequence[str] | None = None, default: str = SAMPLE) -> int:
     """Run the command line; returns the exit code (2: refused, 1: failed or --strict)."""
-    sys.path.insert(0, os.getcwd())  # a user's own package.module:function may lie here
-    try:
-        command = cli.parse(sys.argv[1:] if argv is None else argv, default)
-        return run(command)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full or read-only disk; what is committed stays
-        print(f"error: {error}; the same command resumes", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    finally:
-        sys.path.pop(0)
+    words = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: run(cli.parse(words, default)))
 
 
 TABLES = ("summary.csv", "scores.csv", "comparisons.csv", "certified.csv")

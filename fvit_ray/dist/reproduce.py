@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fvit_ray import cli
 from fvit_ray.config import Config, ConfigError
+from fvit_ray.dist.errors import exit_code
 from fvit_ray.experiments.load import (
     ALL,
     DATA,
@@ -58,22 +58,8 @@ class Request:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: refused, 1: failed)."""
-    from fvit_ray.dist.job import RunError
-
-    sys.path.insert(0, os.getcwd())
-    try:
-        return reproduce(parse(sys.argv[1:] if argv is None else argv))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    finally:
-        sys.path.pop(0)
+    words = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: reproduce(parse(words)))
 
 
 def parse(argv: Sequence[str]) -> Request:
