@@ -169,7 +169,9 @@ def git_revision() -> str | None:
     try:
         options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True}
         revision = subprocess.run(["git", "rev-parse", "HEAD"], timeout=5, **options)
-        changes = subprocess.run(["git", "status", "--porcelain"], timeout=5, **options)
+        # what an earlier benchmark wrote changes nothing of what is run
+        changed = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"]
+        changes = subprocess.run(changed, timeout=5, **options)
     except (OSError, subprocess.SubprocessError):
         return None
     if revision.returncode:
