@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,7 @@ def setting_of(args: argparse.Namespace, dtype: str) -> rowbench.Setting:
     )
 
 
-def rows_of(args: argparse.Namespace) -> list[record.Row]:
-    found = []
+def rows_of(args: argparse.Namespace) -> Iterator[record.Row]:
     for dtype in args.dtypes:
         setting = setting_of(args, dtype)
         for model in args.models:
@@ -187,10 +186,9 @@ def rows_of(args: argparse.Namespace) -> list[record.Row]:
                 line |= {"arithmetic": config.compute.arithmetic}
                 seeded = [(seed, batch) for seed in range(args.seeds)]
                 line |= gate_row(config, setting.device, seeded, args.fault)
-                found.append(line)
                 rowbench.release()
                 print(f"{model} {row} {dtype}: {line['fails'] or 'passes'}", file=sys.stderr)
-    return found
+                yield line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,15 +200,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     gates = {dtype: vars(GATES[dtype]) for dtype in args.dtypes}
     dtypes = " ".join(args.dtypes)
     head = record.facts(device, dtypes, args.random_weights, gates=gates, **more)
+    rows: list[record.Row] = []
     try:
-        rows = rows_of(args)
+        for row in rows_of(args):
+            rows.append(row)
+            written = record.save(args.name, head, rows, args.out)  # some take an hour
     except (ValueError, OSError) as error:
         print(f"agreement: {error}", file=sys.stderr)
         return 2
     shown = [row | {"cosine_percent": 100 * row["cosine"]} for row in rows]
     print(record.table(shown, COLUMNS))
     print("\n" + record.summary(head))
-    for path in record.save(args.name, head, rows, args.out):
+    for path in written:
         print(f"wrote {path}")
     return int(any(row["fails"] for row in rows))
 
