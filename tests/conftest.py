@@ -27,6 +27,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries call it leaked
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT

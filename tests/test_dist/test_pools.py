@@ -210,7 +210,8 @@ def test_a_pool_of_cpu_actors_grows_too(cluster: Any) -> None:
     assert (asked.device, asked.actors, asked.max_actors) == ("cpu", 1, 2)
     rows = list(light_rows(asked, seconds=1, limit=20))
     assert len({row["chunk"] for row in rows}) == len(rows) == 20
-    assert len({row["actor"] for row in rows}) == 2
+    # more than two where an idle one was let go in between
+    assert len({row["actor"] for row in rows}) >= 2
 
 
 @pytest.mark.parametrize(
