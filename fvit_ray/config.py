@@ -23,6 +23,7 @@ from fvit_ray.settings import (
     Scores,
 )
 from fvit_ray.settings.base import Frozen, MaybeCount, Names, listed, none
+from fvit_ray.settings.certify import LATENT_NOISE
 from fvit_ray.settings.defence import LATENT
 
 SAMPLE = "sample"
@@ -158,10 +159,7 @@ class Config(Frozen):
                     "smooth on and mode out"
                 )
             if defence.denoiser in LATENT and defence.noise_space == "latent":
-                raise ValueError(
-                    "certify: noise in latent space certifies latents, not pixels; set "
-                    "noise_space: pixel"
-                )
+                raise ValueError(LATENT_NOISE)
 
     def _scores_fit(self) -> None:
         """Raise where a metric of the maps has nothing to work on."""

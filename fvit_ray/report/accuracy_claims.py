@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fvit_ray import schema
 from fvit_ray.report.adaptive import marks
 from fvit_ray.report.queries import accuracy_gain
-from fvit_ray.report.run import Line, Run
+from fvit_ray.report.run import Line, Run, beside
 from fvit_ray.report.text import points, radius
 from fvit_ray.report.verdict import (
     HOLDS,
@@ -70,14 +70,8 @@ def _gain_test(line: Line, run: Run) -> Test:
         100 * line["gain_high"],
         run=str(run.folder),
         condition=line["condition_id"],
-        sql=accuracy_gain(str(run.folder), line["condition_id"], _bare(line, run)),
+        sql=accuracy_gain(str(run.folder), line["condition_id"], beside(line, run, defended=False)),
     )
-
-
-def _bare(line: Line, run: Run) -> str:
-    """The undefended condition that a gain is over."""
-    same = (x for x in run.lines if (x["model"], x["eps"]) == (line["model"], line["eps"]))
-    return next((str(x["condition_id"]) for x in same if x["denoiser"] == "none"), "")
 
 
 def _agnostic(gains: list[tuple[Line, Run]], name: str) -> Verdict:

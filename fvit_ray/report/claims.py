@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fvit_ray.report import accuracy_claims
 from fvit_ray.report.queries import score_gap
 from fvit_ray.report.render import render
-from fvit_ray.report.run import Line, Run, Section
+from fvit_ray.report.run import Line, Run, Section, beside
 from fvit_ray.report.scores import CONTROLS, METRICS, number
 from fvit_ray.report.text import points, radius
 from fvit_ray.report.verdict import (
@@ -133,18 +133,12 @@ def _test(line: Line, run: Run, sign: int) -> Test:
     what = f"{shown.scores[line['score']]}, ours less {line['explainer']} on {line['model']}"
     band = ABOVE if sign > 0 else BELOW
     score, rival = str(line["score"]), (line["condition_id"], line["explainer"])
-    sides = (_first_defended(line, run), "vta"), rival
+    sides = (beside(line, run, defended=True), "vta"), rival
     pairs = "class_specificity" in (run.config.get("scores") or {}).get("metrics", ())
     sql = score_gap(str(run.folder), line["metric"], score, shown.scale, sides, pairs)
     where = {"run": str(run.folder), "condition": line["condition_id"], "sql": sql}
     unit = "points" if shown.scale == 100 else ""
     return Test(what, line["n"], value, low, high, band, unit=unit, metric=score, **where)
-
-
-def _first_defended(line: Line, run: Run) -> str:
-    """The condition that `ours` of a line is of."""
-    same = (x for x in run.lines if (x["model"], x["eps"]) == (line["model"], line["eps"]))
-    return next((str(x["condition_id"]) for x in same if x["denoiser"] != "none"), "")
 
 
 def _most(lines: Iterable[Line], sign: int) -> Line:

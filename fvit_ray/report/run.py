@@ -136,6 +136,14 @@ class Run:
         return str(names[index]) if 0 <= index < len(names) else f"class {index}"
 
 
+def beside(line: Line, run: Run, *, defended: bool) -> str:
+    """The run's first condition of the line's model and radius with a defence, or without; "" if
+    there is none."""
+    same = (x for x in run.lines if (x["model"], x["eps"]) == (line["model"], line["eps"]))
+    wanted = (x for x in same if (x["denoiser"] != "none") == defended)
+    return next((str(x["condition_id"]) for x in wanted), "")
+
+
 def _value(name: str, text: str) -> Any:
     """One field of summary.csv or scores.csv in its type."""
     if text in ("", "nan"):

@@ -6,6 +6,10 @@ from pydantic import Field
 
 from fvit_ray.settings.base import Frozen, MaybeCount
 
+LATENT_NOISE = (
+    "certify: noise in latent space certifies latents, not pixels; set noise_space: pixel"
+)
+
 
 class Certify(Frozen):
     """Randomised smoothing of every defended classifier on the clean images (Cohen et al., 2019).

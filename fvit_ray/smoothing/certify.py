@@ -31,6 +31,7 @@ from scipy.stats import beta, binom, binomtest, norm
 from torch import Tensor
 
 from fvit_ray.denoisers.base import Denoiser
+from fvit_ray.settings.certify import LATENT_NOISE
 from fvit_ray.smoothing.dds import NoiseSpace, resize
 from fvit_ray.smoothing.fvit import OnCall, pad, sample_trials
 from fvit_ray.smoothing.schedule import Step
@@ -83,9 +84,7 @@ def certified_sigma(
             "noise in front of one call; use carlini"
         )
     if denoiser.latent and noise_space == "latent":
-        raise CertificateError(
-            "certify: noise in latent space certifies latents, not pixels; set noise_space: pixel"
-        )
+        raise CertificateError(LATENT_NOISE)
     return step.sigma_pixel / resize_norm(size, denoiser.resolution)
 
 

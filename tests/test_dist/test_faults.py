@@ -37,7 +37,6 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         patch.setenv("FVIT_FAULTS", str(folder))
         patch.syspath_prepend(str(HERE))
         import faulty  # noqa: F401  (the driver builds the denoiser, too)

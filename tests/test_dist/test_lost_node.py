@@ -38,7 +38,6 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, A
 
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         patch.setenv("FVIT_FAULTS", str(folder))
         patch.syspath_prepend(str(HERE))
         patch.delitem(sys.modules, "faulty", raising=False)

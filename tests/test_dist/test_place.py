@@ -43,7 +43,6 @@ def store() -> Iterator[Any]:
         for name in names:
             patch.setenv(name, "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import s3fs
 
         files = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)

@@ -24,7 +24,6 @@ SPEC = Preprocess("model", (32, 32), 1.0, "bilinear")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without GPUs, and two nodes with two fake GPUs each, one kind of GPU per node."""
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     os.environ["RAY_DATA_USAGE_DISABLED"] = "1"
     import ray
     from ray.cluster_utils import Cluster
