@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -127,7 +128,8 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
             process.send_signal(signal.SIGTERM)
         _, alive = psutil.wait_procs([*started, *family], timeout=10)
         for process in alive:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself since
+                process.kill()
         psutil.wait_procs(alive, timeout=10)
         shutil.rmtree(folder, ignore_errors=True)
 
