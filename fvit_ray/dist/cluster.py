@@ -76,6 +76,9 @@ def prepare(local: bool) -> None:
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+        # Ray sends blocks of up to 100 KiB to the driver's own memory, where those of small images
+        # pile up while they wait; all but an actor's small rows belong into the object store
+        os.environ.setdefault("RAY_max_direct_call_object_size", str(8 * 2**10))
     # Ray Data would look for a Prometheus to report on, and keep an actor for it
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     # Ray's core writes warnings of its own to stderr, which no Python logger can hold back
