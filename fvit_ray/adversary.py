@@ -31,7 +31,7 @@ class Victim:
     """What is attacked: a classifier, or all of (defence, denoiser, step) in front of it.
 
     classify: images (n, 3, H, W) in [0, 1] -> logits (n, C), differentiable
-    batch:    trials per call of the denoiser and of the classifier behind it
+    batch:    trials per call of the denoiser and of the classifier behind it, at most
     """
 
     classify: Callable[[Tensor], Tensor]

@@ -19,7 +19,7 @@ from fvit_ray.config import Config
 from fvit_ray.denoisers.base import Denoiser
 from fvit_ray.fused import choose, fuse, fuse_denoiser, prepare
 from fvit_ray.models.load import Classifier, load_classifier
-from fvit_ray.plan import defence_name, trial_set
+from fvit_ray.plan import batch_of, defence_name, trial_set
 from fvit_ray.results import Meter
 from fvit_ray.settings import Attack, Defence
 from fvit_ray.smoothing.fvit import pad, purpose_of, sample_trials
@@ -108,8 +108,7 @@ class Networks:
 
     def batch_of(self, defence: Defence) -> int:
         """Trials per call of a defence's denoiser, and of the classifier behind it."""
-        compute = self.config.compute
-        return compute.denoise_batches.get(defence.backbone, compute.denoise_batch)
+        return batch_of(self.config, defence)
 
     def part(self, x: Tensor, at: int) -> Tensor:
         """micro_batch rows of x (n, ...) from `at` on, padded with zeros, on the device."""

@@ -25,14 +25,14 @@ def calls(attack: Attack, defended: bool) -> tuple[int, int]:
 
 def attack_passes(attack: Attack, defence: Defence | None, images: int, batch: int) -> Counter[str]:
     """Image passes per network of one attack on `images`; through a defence in calls of `batch`
-    noise samples, padding included. Counted as `smoothing.through.Through` counts."""
+    noise samples at most, padding included. Counted as `smoothing.through.Through` counts."""
     made, back = calls(attack, defence is not None)
     found: Counter[str] = Counter()
     if attack.label == "prediction":
         found["classifier"] += images
     if defence is None:
         return found + Counter({"classifier": made * images, "classifier backward": back * images})
-    each = smoothing_passes(defence, images, attack.eot, batch)
+    each = smoothing_passes(defence, images, attack.eot, min(batch, images * attack.eot))
     for network, passes in each.items():
         found[network] += made * passes
         if attack.gradient == "exact" or network == "classifier":

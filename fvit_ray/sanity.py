@@ -7,7 +7,6 @@ the run, its attack beside a stronger, a weaker and a blind one, and the defence
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -148,19 +147,13 @@ class Probe:
         victim: Victim | None = None,
     ) -> Tensor:
         adversary = Adversary(self.networks.config, self.networks.meter.count, attack)
-        attacked = self._fitted(victim or self.victim, attack.eot)
         on_loss = None if losses is None else (lambda step, loss: losses.append(loss))
         with torch.inference_mode(False), torch.enable_grad():
-            return adversary(attacked, self.batch, self.batch.label, eps, on_loss)
-
-    def _fitted(self, victim: Victim, eot: int) -> Victim:
-        """Its calls no larger than what there is to put into them."""
-        return replace(victim, batch=min(victim.batch, len(self.batch) * eot))
+            return adversary(victim or self.victim, self.batch, self.batch.label, eps, on_loss)
 
     def _function(self) -> Attacked:
         adversary = Adversary(self.networks.config, self.networks.meter.count)
-        victim = self._fitted(self.victim, self.attack.eot)
-        return adversary.function(victim, self.batch.keys, self.eps)
+        return adversary.function(self.victim, self.batch.keys, self.eps)
 
     def _right(self, images: Tensor, eps: float, seed: int | None = None) -> Right:
         """(n,) whether the defended, or bare, classifier returns the label."""

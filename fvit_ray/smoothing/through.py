@@ -46,7 +46,8 @@ class Through:
     keys:       (B,) of the images it will be called with, in that order
     purpose:    of the noise, `attack_purpose(eps)`; a call at step s draws from `purpose`/call<s>
     samples:    noise samples per image and step (eot)
-    batch:      trials per network call, the last one padded
+    batch:      trials per network call, the last one padded; no more than a step has, for nothing
+                is compiled here and padding would be computed forward and back
     gradient:   exact: through everything. bpda: forward exact, backward as if resize, noise,
                 denoiser and clamps were the identity (Athalye et al., 2018); any denoiser and any
                 chain can be attacked so, at the price of a classifier's gradient
@@ -76,6 +77,7 @@ class Through:
             raise GradientError(
                 f"eot: {self.samples} noise samples give no gradient; use 1 or more"
             )
+        object.__setattr__(self, "batch", min(self.batch, len(self.keys) * self.samples))
         if self.purpose == "dds" or self.purpose.startswith("dds/"):
             raise GradientError(
                 f"purpose: {self.purpose!r} is the evaluation's noise, which no attack may know"

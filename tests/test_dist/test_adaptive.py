@@ -21,6 +21,7 @@ OPTIONS = [
     "--defences", "none", "{denoiser: sample_ddpm, sigma: 0.25, trials: 2}",
     "--attack.eps", "0", "8/255",
     "--attack.steps", "2",
+    "--attack.eot", "2",
     "--attack.sanity", "2",
     "--attack.queries", "2",
     "--certify.n", "10",

@@ -176,6 +176,9 @@ def test_counts_passes_forward_and_backward(classify, tiny, images):
     seen.clear()
     build(classify, tiny(latent=True), on_call=count, gradient="bpda")(x, 0)
     assert seen == forward | {"classifier backward": 8}
+    seen.clear()
+    build(classify, tiny(latent=True), on_call=count, batch=64)(x, 0)
+    assert set(seen.values()) == {6}, "2 images of 3 samples are no call of 64"
 
 
 @pytest.mark.parametrize(
