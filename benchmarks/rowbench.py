@@ -20,12 +20,12 @@ from record import Row
 
 from fvit_ray import flops, rng, tune
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import Config
 from fvit_ray.evaluate import Evaluator, preprocess_of
 from fvit_ray.models.load import describe
 from fvit_ray.networks import Sight
 from fvit_ray.plan import explain_options, trial_set
+from fvit_ray.tree import build
 
 EPS, SIGMA = 8 / 255, 0.25
 AGAIN = 5.0  # seconds after which `limited` rings once more

@@ -36,12 +36,12 @@ import simulated
 import torch
 from PIL import Image
 
-from fvit_ray.cli import build
 from fvit_ray.config import Config
 from fvit_ray.data.decode import decode_sample
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.data.shards import RawSample, expand, read_chunks, shard_ids
 from fvit_ray.dist.cluster import ACTOR_CPUS, GPU_CPUS, READER_CPUS, Pool, connected, prepare
+from fvit_ray.tree import build
 
 PARTS = ("real", "simulated", "overhead", "decode", "flood")
 COLUMNS = {

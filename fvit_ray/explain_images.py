@@ -36,6 +36,7 @@ from fvit_ray.report.explain_grid import Panel, Row, draw
 from fvit_ray.report.text import probability, radius
 from fvit_ray.results import Outcome, Results
 from fvit_ray.settings import Defence
+from fvit_ray.tree import build, read_yaml
 
 METHODS = ("raw_attention", "rollout", "gradcam", "lrp", "vta")  # the paper's
 BEST = "vta"  # the method shown with DDS; the last one asked for if it is not among them
@@ -91,13 +92,13 @@ def parse(argv: Sequence[str]) -> Request:
     for name in run.keys() & options.keys():
         run[name] = cli.run_option(name, options.pop(name))
     if run["config"] is not None:
-        tree = cli.read_yaml(str(run["config"]))
+        tree = read_yaml(str(run["config"]))
     else:
         tree = {"models": SAMPLE_MODELS, "attack": {"eps": 8 / 255}}
         if all(name in SAMPLE_MODELS for name in options.get("models", ())):
-            tree["defences"] = cli.read_yaml(SAMPLE)["defences"]
+            tree["defences"] = read_yaml(SAMPLE)["defences"]
     overrides = [(name, cli.leaf_value(name, values)) for name, values in options.items()]
-    config = fitted(cli.build(tree, overrides))
+    config = fitted(build(tree, overrides))
     return Request(tuple(map(Path, files)), classes, config, Path(str(run["out"])))
 
 

@@ -10,7 +10,6 @@ import torch
 
 from fvit_ray import registry, rng
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import Config, ConfigError
 from fvit_ray.data.decode import decode_sample
 from fvit_ray.data.preprocess import Preprocess
@@ -18,6 +17,7 @@ from fvit_ray.data.shards import expand, read_samples
 from fvit_ray.dist.preflight import check_denoisers
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import block_forwards, conditions
+from fvit_ray.tree import build
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
 LDM = {"denoiser": "sample_ldm", "sigma": 0.25, "trials": 2}

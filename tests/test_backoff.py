@@ -11,10 +11,10 @@ from torch import Tensor
 from fvit_ray import mapper, networks
 from fvit_ray.backoff import Backoff, NoMemory, is_shortage
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.denoisers.ddpm import PixelDenoiser
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.models.load import Classifier
+from fvit_ray.tree import build
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 3}
 CPU = torch.device("cpu")

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from fvit_ray import budget
-from fvit_ray.cli import build, parse
+from fvit_ray.cli import parse
 from fvit_ray.config import Config, ConfigError
 from fvit_ray.flops import planned
 from fvit_ray.metrics.energy import PUE
+from fvit_ray.tree import build
 
 WORK = Counter({"classifier": 30 * 10**12, "classifier backward": 10 * 10**12})
 DENOISE = Counter({"denoiser": 10**12})

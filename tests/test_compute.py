@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import Config, ConfigError
 from fvit_ray.denoisers.latent import LatentDenoiser
 from fvit_ray.evaluate import Evaluator
@@ -18,6 +17,7 @@ from fvit_ray.plan import conditions
 from fvit_ray.report.protocol import _arithmetic
 from fvit_ray.results import Meter
 from fvit_ray.transfer import Feeder, download, finish, upload
+from fvit_ray.tree import build
 
 LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 2}
 HALF = {"attack": "bfloat16", "explainer": "bfloat16", "autoencoder": "bfloat16"}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fvit_ray.cli import leaves, parse
+from fvit_ray.cli import parse
 from fvit_ray.config import Config, ConfigError, difference
+from fvit_ray.tree import leaves
 
 
 def refusal(*argv: str) -> str:

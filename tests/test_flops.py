@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fvit_ray import flops, registry
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import forwards, smoothed
 from fvit_ray.settings import Defence
+from fvit_ray.tree import build
 
 SMALL = {"micro_batch": 2, "denoise_batch": 2, "explain_batch": 2, "chunk": 2}
 SIZE = (224, 224)

@@ -13,7 +13,6 @@ from torch.backends import cudnn
 from fvit_ray import fused, networks, registry
 from fvit_ray.attacks.pgd import attack
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.denoisers.latent import LatentDenoiser
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.fused import (
@@ -28,6 +27,7 @@ from fvit_ray.fused import (
     prepare,
 )
 from fvit_ray.models.load import load_classifier
+from fvit_ray.tree import build
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
 LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 2}

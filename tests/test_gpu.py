@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fvit_ray.backoff import Backoff
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import Config
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.fused import MODE, Fused, Fusion, fuse
@@ -21,6 +20,7 @@ from fvit_ray.models.load import load_classifier
 from fvit_ray.networks import Networks
 from fvit_ray.rng import normal, uniform
 from fvit_ray.transfer import Feeder, download, finish
+from fvit_ray.tree import build
 from fvit_ray.tune import resolved
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

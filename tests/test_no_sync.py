@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from fvit_ray import transfer
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.evaluate import Evaluator
+from fvit_ray.tree import build
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
 LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 2}

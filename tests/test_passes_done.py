@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import block_forwards, forwards
+from fvit_ray.tree import build
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
 LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 3}

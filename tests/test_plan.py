@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import conditions, forwards
 from fvit_ray.registry import REGISTRY
+from fvit_ray.tree import build
 
 DDS = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
 SMALL = {"micro_batch": 2, "denoise_batch": 4, "explain_batch": 2, "chunk": 2}

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.data.decode import decode_sample
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.data.shards import expand, read_samples
 from fvit_ray.networks import Networks
 from fvit_ray.sanity import check_attacks
+from fvit_ray.tree import build
 
 MASKED = "fvit_ray.sample.masked:build"
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fvit_ray import schema
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import Config, ConfigError
 from fvit_ray.data.decode import decode_sample
 from fvit_ray.data.preprocess import Preprocess
@@ -29,6 +28,7 @@ from fvit_ray.metrics import (
 from fvit_ray.plan import forwards
 from fvit_ray.results import Results
 from fvit_ray.smoothing.aggregate import aggregate_probs
+from fvit_ray.tree import build
 
 DEFENCE = {"denoiser": "sample_ddpm", "schedule": "carlini", "sigma": 0.25, "trials": 2}
 

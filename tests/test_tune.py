@@ -11,9 +11,9 @@ import torch
 from fvit_ray import tune
 from fvit_ray.backoff import NoMemory
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import Config
 from fvit_ray.evaluate import Evaluator
+from fvit_ray.tree import build
 from fvit_ray.tune import SIZES, Trial, applied, assumed, grow, powers, resolved
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from fvit_ray.cli import build, override, read_yaml
 from fvit_ray.config import Config, ConfigError
+from fvit_ray.tree import build, override, read_yaml
 
 TABLES = ("table2", "table3", "table4", "table5", "table6")
 FIGURES = ("figure3", "figure4", "figure5", "figure6")

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Generator
 
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.sample import train
 from fvit_ray.sample.compose import compose
+from fvit_ray.tree import build
 
 CLASSIFIER = "sample_vit"
 SIGMAS = (0.15, 0.25, 0.35)

@@ -17,7 +17,8 @@ import jsonschema
 import pytest
 import yaml
 
-from fvit_ray.cli import RUN_OPTIONS, leaves
+from fvit_ray.cli import RUN_OPTIONS
+from fvit_ray.tree import leaves
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 SCHEMA = json.loads((Path(__file__).parent / "kuberay_schema.json").read_text())

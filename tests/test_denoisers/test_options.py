@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import ConfigError
 from fvit_ray.denoisers import kandinsky22
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import conditions, forwards
+from fvit_ray.tree import build
 
 from . import tiny
 

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fvit_ray.cli import build
 from fvit_ray.config import ConfigError
 from fvit_ray.corruptions import corrupt
 from fvit_ray.data.decode import DecodedSample, decode_sample
@@ -19,6 +18,7 @@ from fvit_ray.data.shards import RawSample, expand, read_samples
 from fvit_ray.dist.preflight import preflight
 from fvit_ray.dist.stream import DecodeChunk
 from fvit_ray.plan import conditions
+from fvit_ray.tree import build
 
 SPEC = Preprocess("model", (32, 32), 1.0, "bilinear")
 

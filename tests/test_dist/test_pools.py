@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from fvit_ray.cli import build
 from fvit_ray.config import Config, ConfigError
 from fvit_ray.data.preprocess import Preprocess
 from fvit_ray.data.shards import expand, shard_ids
 from fvit_ray.settings import Compute
+from fvit_ray.tree import build
 
 SPEC = Preprocess("model", (32, 32), 1.0, "bilinear")
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fvit_ray.batch import Batch
-from fvit_ray.cli import build
 from fvit_ray.config import ConfigError
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.plan import block_forwards, explained, explained_sets, forwards, trial_set
+from fvit_ray.tree import build
 
 TREE = {
     "models": ["sample_vit"],
