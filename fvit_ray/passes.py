@@ -46,7 +46,7 @@ def smoothing_passes(defence: Defence, images: int, trials: int, batch: int) -> 
     copies, found = padded(images * trials, batch), Counter[str]()
     if defence.denoiser in LATENT and _start(defence) is not None:
         pixel = defence.noise_space == "pixel"
-        found["encoder"] = copies if pixel else padded(images, batch)
+        found["encoder"] = copies if pixel else padded(images, min(batch, images))
         found["decoder"] = copies
     found["denoiser"] = copies * denoiser_passes(defence)
     found["classifier"] = copies

@@ -52,11 +52,11 @@ def test_what_is_done_is_what_was_planned(denoise_batch: int, explain_batch: int
 
 def test_padding_by_hand() -> None:
     """5 images in blocks of 4: 2 blocks. Per block and set of trials: DDPM 8, LDM 12 in calls of 5,
-    which are 10 and 15; the encoder sees 4 images in a call of 5."""
+    which are 10 and 15; the encoder sees the 4 images in a call of their number."""
     done, _ = meter(4, 5, 4, 5)
     # clean trials are shared by two classifiers, attacked ones are each one's own
     sets, blocks = 1 + 2, 2
-    expected = Counter(denoiser=(10 + 15) * sets * blocks, encoder=5 * sets * blocks)
+    expected = Counter(denoiser=(10 + 15) * sets * blocks, encoder=4 * sets * blocks)
     expected["decoder"] = 15 * sets * blocks
     assert {name: done[name] for name in expected} == expected
     # per classifier and block: 2 steps; both radii classify and explain 4 + 8 + 8 + 12 copies

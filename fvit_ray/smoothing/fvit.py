@@ -7,6 +7,7 @@ trial's place in its call depends on its place in the block and on nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def sample_trials(
     """Smooth images (B, 3, H, W) in [0, 1] -> (B, trials, 3, H, W) in [0, 1].
 
     keys:    (B,) sample keys; with seed and purpose (`purpose_of`) they determine all noise
-    batch:   trials per network call; images per call of the encoder
+    batch:   trials per network call
     first:   the number of the first trial, for whoever asks for them in parts
     on_call: called with "denoiser", "encoder" or "decoder" and the images in that pass, padding
              included
@@ -54,15 +55,18 @@ def sample_trials(
     if len(keys) != len(image):
         raise ValueError(f"{len(keys)} keys for {len(image)} images")
 
-    def count(network: str) -> None:
+    def count(network: str, images: int = batch) -> None:
         if on_call is not None:
-            on_call(network, batch)
+            on_call(network, images)
 
     z = None
     if denoiser.latent and noise_space == "latent" and step.t is not None:
-        # noise enters behind the encoder, so all trials share its output
-        parts = [image[i : i + batch] for i in range(0, len(image), batch)]
-        z = torch.cat([encode_images(denoiser, pad(p, batch), count)[: len(p)] for p in parts])
+        # noise enters behind the encoder, so all trials share its output; there are `trials` times
+        # fewer images, so that padding to `batch` would cost more than they do
+        size = min(batch, len(image))
+        one = partial(count, images=size)
+        parts = image.split(size)
+        z = torch.cat([encode_images(denoiser, pad(p, size), one)[: len(p)] for p in parts])
     # made where it is used: an index from the CPU would stop the host
     owner = torch.arange(len(image) * trials, device=image.device) // trials
     done = []
