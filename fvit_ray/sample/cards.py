@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from fvit_ray.sample import train
+from fvit_ray.sample import garments, train
 from fvit_ray.sample.compose import compose
 
 PARTS = ("vit", "swin", "ddpm", "deit", "vae", "ldm")
@@ -38,7 +38,9 @@ Reproduce: `uv run jobs/train_sample_models.py --idx FOLDER --out weights --only
 
 def write_card(out: Path, part: str, model: Any, **words: Any) -> None:
     params = sum(p.numel() for p in model.parameters()) / 1e6
-    text = CARD.format(part=part, params=params, shift=train.SHIFT, seed=train.SEEDS[part], **words)
+    text = CARD.format(
+        part=part, params=params, shift=garments.SHIFT, seed=train.SEEDS[part], **words
+    )
     (out / f"{part}.md" if part in ("vae", "ldm") else out / "README.md").write_text(text)
 
 
@@ -46,8 +48,8 @@ def train_and_save(
     idx: Path, out: Path, parts: Sequence[str], scale: float, log: train.Log
 ) -> None:
     """Train `parts` in order and write each into `out`; `ldm` needs `vae` trained before it."""
-    data, held_out = train.hold_out(train.load_split(idx, "train"))
-    test = train.load_split(idx, "t10k")
+    data, held_out = garments.hold_out(garments.load_split(idx, "train"))
+    test = garments.load_split(idx, "t10k")
     for part in parts:
         started = time.monotonic()
         folder = out / ("ldm" if part == "vae" else part)
@@ -84,7 +86,7 @@ def train_and_save(
             title=f"Sample {part}",
             architecture=type(model).__name__,
             n_train=len(data.label),
-            recipe=f"{epochs:g} epochs, batch {train.BATCH}, AdamW with warm-up and cosine, "
+            recipe=f"{epochs:g} epochs, batch {garments.BATCH}, AdamW with warm-up and cosine, "
             "EMA of the weights" + (", hard distillation from a small CNN" * (part == "deit")),
             hardware=train.hardware(),
             minutes=(time.monotonic() - started) / 60,
@@ -111,7 +113,7 @@ def write_scheduler(folder: Path, schedule: str, start: float, end: float) -> No
 
 
 @torch.inference_mode()
-def ddpm_error(model: Any, data: train.Garments, t: int = 145) -> float:
+def ddpm_error(model: Any, data: garments.Garments, t: int = 145) -> float:
     """Mean squared error of the predicted noise at step t (0-based) on composited garments."""
     generator = Generator().manual_seed(99)
     abar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)[t].float()
@@ -126,7 +128,7 @@ def ddpm_error(model: Any, data: train.Garments, t: int = 145) -> float:
 
 
 @torch.inference_mode()
-def vae_psnr(model: Any, data: train.Garments) -> float:
+def vae_psnr(model: Any, data: garments.Garments) -> float:
     """PSNR in dB of decode(mode(encode(x))), range [0, 1]."""
     x = compose(data.grey, Generator().manual_seed(99))[0]
     decoded = (model.decode(model.encode(x * 2 - 1).latent_dist.mode()).sample + 1) / 2

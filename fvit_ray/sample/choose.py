@@ -9,7 +9,7 @@ from torch import Generator
 
 from fvit_ray.batch import Batch
 from fvit_ray.evaluate import Evaluator
-from fvit_ray.sample import train
+from fvit_ray.sample import garments, train
 from fvit_ray.sample.compose import compose
 from fvit_ray.tree import build
 
@@ -22,7 +22,7 @@ SEED = 7  # of the composites; the training's are others
 
 def held_out_batch(idx: Path, count: int) -> Batch:
     """The first `count` held-out garments, class by class in turn, composited."""
-    data = train.hold_out(train.load_split(idx, "train"))[1]
+    data = garments.hold_out(garments.load_split(idx, "train"))[1]
     order = data.label.argsort(stable=True).view(10, -1).T.flatten()[:count]
     image = compose(data.grey[order], Generator().manual_seed(SEED))[0]
     keys = tuple(f"held-out-{int(i):04d}" for i in order)

@@ -17,8 +17,8 @@ from torch import Generator, Tensor
 from fvit_ray.data.write import Item, write_shards
 from fvit_ray.sample import CLASS_NAMES
 from fvit_ray.sample.compose import SIZE, compose
+from fvit_ray.sample.garments import Garments, load_split
 from fvit_ray.sample.shards import png
-from fvit_ray.sample.train import Garments, load_split
 
 PAIRS = 240
 FIRST = 2000  # garments of the test file from here on: none of the sample's own 1,000 is among them

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from fvit_ray.data.write import Item, write_shards
 from fvit_ray.sample import CLASS_NAMES
 from fvit_ray.sample.compose import compose
-from fvit_ray.sample.train import load_split
+from fvit_ray.sample.garments import load_split
 
 PER_CLASS = 100
 PER_SHARD = 200

@@ -11,8 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,9 @@ from torch import Generator, Tensor, nn
 
 from fvit_ray.denoisers.ddpm import SAMPLE_ARGS
 from fvit_ray.denoisers.ldm import SAMPLE_UNET, SAMPLE_VAE
-from fvit_ray.sample.compose import CLASS_NAMES, SIZE, compose, read_idx
+from fvit_ray.sample.compose import CLASS_NAMES, SIZE, compose
+from fvit_ray.sample.garments import BATCH, Garments, batches
 from fvit_ray.sinks.manifest import processor
-
-HELD_OUT_PER_CLASS = 100
-BATCH = 128
-SHIFT = 2  # pixels
 
 TIMM_ARGS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": (
@@ -55,58 +51,6 @@ EPOCHS = {"teacher": 2, "vit": 6, "deit": 5, "swin": 5, "ddpm": 2, "vae": 1, "ld
 SEEDS = {"teacher": 11, "vit": 12, "deit": 13, "swin": 14, "ddpm": 15, "vae": 16, "ldm": 17}
 
 Log = Callable[[str], None]
-
-
-@dataclass
-class Garments:
-    """Grey garments (n, 28, 28) uint8 and labels (n,) of one split."""
-
-    grey: Tensor
-    label: Tensor
-
-
-def load_split(idx: Path, stem: str) -> Garments:
-    """The split `train` or `t10k` from the folder of the four original IDX files."""
-    found = {}
-    for part in ("images-idx3", "labels-idx1"):
-        name = f"{stem}-{part}-ubyte"
-        for path in (idx / f"{name}.gz", idx / name):
-            if path.exists():
-                found[part] = read_idx(path)
-                break
-        else:
-            raise FileNotFoundError(
-                f"{idx / name}[.gz]: not found; --idx must name the folder of the four IDX files "
-                "(github.com/zalandoresearch/fashion-mnist)"
-            )
-    return Garments(found["images-idx3"], found["labels-idx1"].long())
-
-
-def hold_out(train: Garments) -> tuple[Garments, Garments]:
-    """Split off the last 100 training images of every class; -> (training, held out)."""
-    held = torch.zeros(len(train.label), dtype=torch.bool)
-    for index in range(len(CLASS_NAMES)):
-        held[torch.nonzero(train.label == index).flatten()[-HELD_OUT_PER_CLASS:]] = True
-    return (
-        Garments(train.grey[~held], train.label[~held]),
-        Garments(train.grey[held], train.label[held]),
-    )
-
-
-def batches(data: Garments, epochs: float, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, flipped, shifted and freshly composited batches (B, 3, 32, 32), (B,)."""
-    steps = max(1, round(epochs * len(data.label) / BATCH))
-    order = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        if len(order) < BATCH:
-            order = torch.cat([order, torch.randperm(len(data.label), generator=generator)])
-        index, order = order[:BATCH], order[BATCH:]
-        grey = F.pad(data.grey[index], (2, 2, 2, 2))
-        flip = torch.rand(BATCH, generator=generator) < 0.5
-        grey[flip] = grey[flip].flip(-1)
-        dy, dx = torch.randint(-SHIFT, SHIFT + 1, (2, BATCH), generator=generator).tolist()
-        grey = torch.stack([g.roll((y, x), (0, 1)) for g, y, x in zip(grey, dy, dx, strict=True)])
-        yield compose(grey, generator)[0], data.label[index]
 
 
 def fit(
