@@ -14,7 +14,7 @@ from fvit_ray.report.curves import COLOURS, INK, STYLE, inline
 from fvit_ray.report.grid import THREATS, Row, grid
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Line, Run, Section
-from fvit_ray.report.text import MISSING, bounds, percent, radius
+from fvit_ray.report.text import MISSING, bounds, counted, percent, radius
 
 RADII = (0.1, 0.25)  # L2, of the certified accuracies in the table
 # what is drawn -> colour, marker, line
@@ -171,10 +171,10 @@ def _notes(run: Run, shown: list[Case]) -> list[str]:
     attack = run.config.get("attack") or {}
     notes = [
         f"n = {images} images; 95 % Wilson intervals. Transfer: made on the undefended classifier. "
-        f"Adaptive: the gradient goes through the whole defence, mean of {attack.get('eot')} noise "
-        f"samples per step, {attack.get('gradient')} gradient; an upper bound of the robustness to "
-        "an attacker who knows it, as good as the attack is. A vote is judged as a vote and "
-        "attacked through the mean of its probabilities."
+        "Adaptive: the gradient goes through the whole defence, "
+        f"{counted(attack.get('eot'), 'noise sample')} per step, {attack.get('gradient')} "
+        "gradient; an upper bound of the robustness to an attacker who knows it, as good as the "
+        "attack is. A vote is judged as a vote and attacked through the mean of its probabilities."
     ]
     certify = run.config.get("certify") or {}
     curves = [case.certified[0] for case in shown if case.certified]

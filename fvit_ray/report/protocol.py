@@ -6,7 +6,7 @@ from typing import Any
 
 from fvit_ray.report.grid import Row, grid
 from fvit_ray.report.run import Run
-from fvit_ray.report.text import radius, value
+from fvit_ray.report.text import counted, radius, value
 
 
 def protocol(run: Run) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ def _attack(run: Run) -> str:
     if name == "apgd":
         parts.append(f"{value(attack.get('restarts'))} restarts")
     if "defence" in (attack.get("through") or ()):
-        parts.append(f"eot {value(attack.get('eot'))} noise samples per step")
+        parts.append(f"eot {counted(attack.get('eot'), 'noise sample')} per step")
         parts += [f"{value(attack.get('gradient'))} gradient"] * (name != "square")
     return "; ".join([*parts, f"label {value(attack.get('label'))}"])
 

@@ -50,6 +50,11 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}" if number is not None and known(number) else MISSING
 
 
+def counted(number: Any, noun: str) -> str:
+    """1, "noise sample" -> "1 noise sample"; 2 -> "2 noise samples"."""
+    return f"{value(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def ms(seconds: float | None) -> str:
     """0.0312 -> "31.2 ms", 1.81 -> "1,810 ms": three digits at least."""
     if seconds is None or not known(seconds):
