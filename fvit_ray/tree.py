@@ -82,12 +82,13 @@ def build(tree: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Co
 
 
 def _fitted(config: Config) -> Config:
-    """A run shorter than two default blocks gets smaller ones, so that little is padded and two
-    actors have work."""
+    """A limited run gets blocks that divide it into an even number, of the default size at most, so
+    that little is padded and two actors have as much to do."""
     compute = config.compute
     if config.limit is None or compute.model_fields_set & {"micro_batch", "chunk"}:
         return config
-    size = min(compute.micro_batch, -(-config.limit // 2))
+    pairs = -(-config.limit // (2 * compute.micro_batch))
+    size = -(-config.limit // (2 * pairs))
     if size == compute.micro_batch:
         return config
     trials = max(defence.trials for defence in config.defences)

@@ -111,10 +111,10 @@ def test_other_data_without_a_named_defence_means_none() -> None:
     assert config.limit is None
 
 
-def test_a_short_run_gets_small_blocks() -> None:
-    compute = parse(["--limit", "7"]).config.compute
-    assert (compute.micro_batch, compute.chunk) == (4, 4)
-    assert parse(["--limit", "50"]).config.compute.micro_batch == 25
+def test_a_limited_run_gets_even_blocks() -> None:
+    for limit, size in ((1, 1), (7, 4), (50, 25), (51, 13), (60, 15), (100, 25), (5000, 25)):
+        compute = parse(["--limit", str(limit)]).config.compute
+        assert (compute.micro_batch, compute.chunk) == (size, size)
     assert parse(["--limit", "7", "--compute.micro-batch", "5"]).config.compute.micro_batch == 5
 
 
