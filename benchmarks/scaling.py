@@ -3,7 +3,8 @@
 uv run benchmarks/scaling.py                         all parts, up to 64 simulated GPUs
 uv run benchmarks/scaling.py --parts flood --samples 1000000
 
-  real       images per second of 1 and of 2 CPU actors on the sample, networks and all
+  real       images per second of 1 and of 2 CPU actors on the sample, networks and all, and of
+             as many bare processes
   simulated  actors that hold a fake GPU each on several nodes and sleep --ms per image, as a CPU
              does while its GPU works: efficiency is throughput / (actors / ms per image), between
              every actor's first chunk, which all begin at once, and the first actor's last
@@ -28,6 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import bare
 import numpy as np
 import psutil
 import record
@@ -71,7 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--nodes", type=int, default=4, help="fake nodes that hold them")
     add("--ms", type=float, default=40.0, help="of a simulated GPU per image")
     add("--chunk", type=int, default=100, help="images per chunk of a simulated GPU")
-    add("--rounds", type=int, default=10, help="chunks per simulated GPU")
+    add("--rounds", type=int, default=10, help="chunks per simulated GPU, or bare process")
     add("--turns", type=int, default=3, help="of overhead: bare and through Ray")
     add("--samples", type=int, default=1_000_000, help="of the flood")
     add("--images", type=int, default=100, help="of the sample, for real and overhead")
@@ -144,7 +146,10 @@ def real(args: argparse.Namespace, folder: Path) -> list[record.Row]:
         row = {"part": "real", "actors": count, "chunk": config.compute.chunk}
         row |= {"samples": got.samples, "rate": done / seconds}
         row["efficiency"] = row["rate"] / (count * (found[0]["rate"] if found else row["rate"]))
-        found.append(row | memory(got) | {"note": f"of {record.cores()} cores"})
+        alone = bare.rate(config, count, args.rounds)
+        row |= {"bare_rate": alone, "overhead": alone / row["rate"] - 1}
+        note = f"of {record.cores()} cores, which do {alone:.1f} images/s without Ray"
+        found.append(row | memory(got) | {"note": note})
     return found
 
 
@@ -176,7 +181,7 @@ def overhead(args: argparse.Namespace, folder: Path) -> list[record.Row]:
 
     table = pa.Table.from_pylist([head])
     light = simulated.light_actor(args.ms / 1e3, commits=False)
-    bare = light(out=str(folder), device="cuda")
+    loop = light(out=str(folder), device="cuda")
     samples, found = args.rounds * args.chunk, []
     tasks = simulated.repeated(url, samples, 20 * args.chunk)
     with simulated.nodes(1, 1, readers=2):
@@ -184,7 +189,7 @@ def overhead(args: argparse.Namespace, folder: Path) -> list[record.Row]:
             tell(f"overhead: turn {turn + 1} of {args.turns}")
             started = time.perf_counter()
             for _ in range(args.rounds):
-                bare(table)
+                loop(table)
             alone = samples / (time.perf_counter() - started)
             got = simulated.drive(
                 tiny_config(args.chunk), folder / "out", tasks, gpu_pool(1), light

@@ -76,13 +76,13 @@ def _attack(run: Run) -> str:
     if name == "square":
         parts.append(f"{value(attack.get('queries'))} queries")
     else:
-        parts += [f"{value(attack.get('steps'))} steps", start]
+        parts += [counted(attack.get("steps"), "step"), start]
     if name not in ("square", "apgd"):
         parts.insert(3, f"step size {f'{size * 255:.4g}/255' if size else 'eps/5'}")
     if name in ("pgd", "apgd"):
         parts.append(f"loss {value(attack.get('loss', 'ce'))}")
     if name == "apgd":
-        parts.append(f"{value(attack.get('restarts'))} restarts")
+        parts.append(counted(attack.get("restarts"), "restart"))
     if "defence" in (attack.get("through") or ()):
         parts.append(f"eot {counted(attack.get('eot'), 'noise sample')} per step")
         parts += [f"{value(attack.get('gradient'))} gradient"] * (name != "square")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from fvit_ray.dist import job
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 OPTIONS = [
     "--config", "adaptive",
@@ -31,16 +32,6 @@ OPTIONS = [
     "--compute.denoise-batch", "10",
 ]  # fmt: skip
 VALUES = ("pred", "prob_label", "certified_pred", "certified_radius", "certify_samples", "through")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    """One Ray for the tests of this file; a job uses the Ray that its caller started."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def rows_of(out: Path) -> dict[tuple[str, str], tuple[Any, ...]]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import h5py
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
-import torch
 from PIL import Image
 
 from fvit_ray import schema
 from fvit_ray.data.shards import expand, read_samples
 from fvit_ray.dist import job
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
 SMALL = [
@@ -38,16 +39,6 @@ SMALL = [
 ]  # fmt: skip
 INTEGERS = ("label", "pred", "correct", "top5_correct", "error", "position")
 FLOATS = ("prob_label", "prob_pred")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    """One Ray for the tests of this file; a job uses the Ray that its caller started."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -310,79 +301,3 @@ def test_a_truncated_shard_with_an_index_ends_with_its_damage_told(
     assert run(tmp_path / "run", *data, "--strict") == 1
     assert (tmp_path / "run" / "report.html").exists()
     assert "sample_vit" in (tmp_path / "run" / "summary.csv").read_text()
-
-
-def test_a_missing_shard_is_refused_before_ray(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path / "run", "--data", str(tmp_path / "absent-{0..3}.tar")) == 2
-    error = capsys.readouterr().err
-    assert "absent-0.tar" in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_with_other_files_is_refused(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    assert run(tmp_path, "--data", str(shards / "part-000000.tar")) == 2
-    assert "not empty" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--defences", "{denoiser: guided, weights: /nope.pt}"], ["defences.0", "/nope.pt"]),
-        (["--defences", "{denoiser: ddpm}"], ["defences.0", "weights"]),
-        (["--defences", "{denoiser: 'nomod.x:fn'}"], ["defences.0", "nomod"]),
-        (["--models", "sample_vitt", "--defences", "none"], ["models", "sample_vit"]),
-        (["--models", "vit_base_patch16_224", "--defences", "none"], ["models", "vit_base"]),
-        (["--explain.target", "10"], ["explain.target", "10 classes"]),
-        (["--compute.device", "cuda"], ["compute.device", "GPU"]),
-    ],
-)
-def test_what_cannot_run_is_refused_before_anything_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], words: list[str]
-) -> None:
-    if argv[-1] == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    assert job.main(["--out", str(tmp_path / "run"), *argv]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(word in error for word in words), error
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"schema_version": 1}'])
-def test_a_damaged_run_document_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
-) -> None:
-    (tmp_path / "run.json").write_text(text)
-    assert job.main(["--out", str(tmp_path)]) == 2
-    assert "run.json" in capsys.readouterr().err
-
-
-def test_a_second_job_in_the_same_folder_is_refused(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from fvit_ray.sinks.manifest import locked
-
-    with locked(tmp_path / "run"):
-        assert run(tmp_path / "run", "--data", str(shards / "part-000000.tar")) == 2
-    assert "another job is writing here" in capsys.readouterr().err
-
-
-def test_the_plan_is_printed_and_nothing_is_run(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = str(shards / "part-{000000..000001}.tar")
-    assert run(tmp_path / "run", "--data", data, "--limit", "12", "--dry-run") == 0
-    text = capsys.readouterr().out
-    assert "12 samples, 4 conditions" in text
-    assert "sample_vit-eps8-none" in text
-    assert "arithmetic" in text
-    assert "FLOP" in next(line for line in text.splitlines() if line.startswith("  sum"))
-    assert "time" in text
-    assert "disk" in text
-    assert not (tmp_path / "run").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -12,19 +11,12 @@ import pytest
 
 from fvit_ray.dist import reproduce
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 TINY = [
     "--limit", "4", "--trials", "2", "--models", "sample_vit", "--attack.steps", "2",
     "--compute.actors", "1", "--attack.eps", "0", "8/255",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from fvit_ray import schema
 from fvit_ray.data.shards import expand, read_samples
 from fvit_ray.dist import job
 from fvit_ray.sample.shards import png
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
 SMALL = [
@@ -32,15 +34,6 @@ SMALL = [
     "--examples", "1",
 ]  # fmt: skip
 METRICS = ["--scores.metrics", "segmentation", "perturbation"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -12,21 +11,14 @@ import pytest
 from fvit_ray import tune
 from fvit_ray.dist import job, tuning
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 OPTIONS = [
     *("--limit", "8", "--models", "sample_vit", "--attack.eps", "8/255", "--attack.steps", "1"),
     *("--defences", "{denoiser: sample_ddpm, sigma: 0.25, trials: 2}", "--examples", "0"),
     *("--compute.micro-batch", "auto", "--compute.denoise-batch", "auto"),
     *("--compute.chunk", "4", "--compute.actors", "1"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def test_sizes_are_tuned_on_the_pool_stored_and_kept(
