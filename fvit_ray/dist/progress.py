@@ -82,9 +82,11 @@ class Progress:
     def line(self, elapsed: float) -> str:
         """The line after `elapsed` seconds."""
         operation, state = self.operation, self.operation.state
-        ready = f"{state.ready}/{max(operation.actors, state.wanted)} actors ready"
         if not self.going:
-            return f"starting: {self._share()}  {ready}  {_clock(elapsed)}"
+            all_of = max(operation.actors, state.wanted)
+            what = "starting" if state.ready < all_of else "first chunks"
+            actors = f"{state.ready}/{all_of} actors ready"
+            return f"{what}: {self._share()}  {actors}  {_clock(elapsed)}"
         # two actors' first commits come at almost one moment, which is no rate yet
         rate = (self.done - self.start) / elapsed if elapsed > 1 else 0.0
         parts = [self._share()]
@@ -98,9 +100,11 @@ class Progress:
         if self.total and rate:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         if self.errors:
-            parts.append(f"{self.errors} errors")
-        if 0 < state.ready < operation.actors:
-            parts.append(ready)
+            parts.append(f"{self.errors} error{'s' * (self.errors > 1)}")
+        if state.ready < state.wanted:
+            parts.append(f"{state.ready}/{state.wanted} actors ready")
+        elif 0 < state.ready < operation.actors:  # Ray lets go those with nothing left to do
+            parts.append(f"{state.ready}/{operation.actors} actors at work")
         return "  ".join(parts)
 
     def _share(self) -> str:

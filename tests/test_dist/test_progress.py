@@ -41,7 +41,7 @@ def test_rate_cost_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
             line.advance(row(20, errors=1))
     lines = text.getvalue().splitlines()
     assert lines[0] == "starting: 20/100 samples (20%), 2 actors are being built"
-    assert lines[1] == "40/100 samples (40%)  100 ms per sample  GPU 90% busy  1 errors"
+    assert lines[1] == "40/100 samples (40%)  100 ms per sample  GPU 90% busy  1 error"
     rest = "100 ms per sample  GPU 90% busy"
     assert lines[2] == f"60/100 samples (60%)  2.00 images/s  {rest}  0:20 left  2 errors"
     assert lines[3] == f"80/100 samples (80%)  2.00 images/s  {rest}  0:10 left  3 errors"
@@ -66,6 +66,18 @@ def test_actors_that_start_are_shown_while_nothing_comes(monkeypatch: pytest.Mon
         while "2/4 actors ready" not in text.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
     assert "starting: 0/100 samples (0%)  2/4 actors ready" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("ready", "wanted", "says"),
+    [(2, 2, ""), (1, 2, "1/2 actors ready"), (1, 1, "1/2 actors at work")],
+)
+def test_actors_that_start_again_or_are_let_go(ready: int, wanted: int, says: str) -> None:
+    operation = Operation(2, "cpu", State(ready, wanted))
+    line = Progress(100, operation, stream=io.StringIO())
+    assert line.line(90).startswith("starting" if ready < 2 else "first chunks")
+    line.advance(row(20))
+    assert line.line(90).endswith(says or "busy")
 
 
 def test_busy_and_quiet_runs_need_no_advice() -> None:
