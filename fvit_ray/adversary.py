@@ -69,6 +69,8 @@ class Adversary:
             options["paired"] = victim.defence is not None
         else:
             options |= {"steps": attack.steps, "noise": self._start(batch, eps)}
+        if attack.name == "pgd":
+            options["momentum"] = attack.momentum
         if attack.name in ("pgd", "apgd"):
             options["loss"] = attack.loss
         if attack.name not in ("apgd", "square"):

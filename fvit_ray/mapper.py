@@ -104,7 +104,8 @@ class Mapper:
         target: Tensor,
         names: list[str],
     ) -> dict[str, Tensor]:
-        """Raw maps (B, m, h, w) per explainer, in padded calls of explain_batch trials."""
+        """Raw maps (B, m, h, w) per explainer, in padded calls of explain_batch trials, or in one
+        of all where there are fewer."""
         # hooks are put on it, so it runs as it is, whatever else is compiled
         model = self.networks.copy(model, "explainer")
         self._check(model, names)
@@ -113,7 +114,8 @@ class Mapper:
             found = self._calls(model, trials.flatten(0, 1), keys, target.flatten(), names, size)
             return {n: torch.cat(raw).unflatten(0, trials.shape[:2]) for n, raw in found.items()}
 
-        return self.networks.backoff.run("explain", self.config.compute.explain_batch, calls)
+        size = min(self.config.compute.explain_batch, len(keys))
+        return self.networks.backoff.run("explain", size, calls)
 
     def _check(self, model: Classifier, names: list[str]) -> None:
         """What `explainers.explain` checks in every call, once: its values are on the device."""

@@ -47,6 +47,8 @@ class Networks:
         self.fusion = choose(compute, self.device)
         # calls of these many images are compiled
         self.sizes = {compute.micro_batch, compute.denoise_batch, *compute.denoise_batches.values()}
+        for d in config.defences:  # no call is larger than what a block puts into it
+            self.sizes.add(min(self.batch_of(d), compute.micro_batch * d.trials))
         self._copies: dict[tuple[str, torch.dtype], Classifier] = {}
         self._fused: dict[tuple[str, Component], Callable[..., Tensor]] = {}
         self.models = {name: self._load(name, "classifier") for name in config.models}
@@ -131,7 +133,8 @@ class Networks:
         return Batch(keys, image, self.part(batch.label, at), *rest)
 
     def logits(self, model: Classifier, x: Tensor, size: int | None = None) -> Tensor:
-        """Logits (N, C) of images (N, 3, H, W), at least float32, in padded calls of `size`."""
+        """Logits (N, C) of images (N, 3, H, W), at least float32, in padded calls of `size`; in one
+        where there are fewer."""
         run = self.forward(model)
 
         def call(part: Tensor) -> Tensor:
@@ -142,7 +145,7 @@ class Networks:
             # a kernel's last bits change with its batch, so every call has one shape
             return torch.cat([call(pad(part, size))[: len(part)] for part in x.split(size)])
 
-        logits = self.run("classify", size or len(x), calls)
+        logits = self.run("classify", min(size or len(x), len(x)), calls)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def run(self, stage: str, size: int, call: Callable[[int], Tensor]) -> Tensor:
@@ -229,7 +232,8 @@ class Networks:
                 noise_space=defence.noise_space,
                 on_call=self.meter.count,
             )
-            return self.run("denoise", self.batch_of(defence), lambda size: make(batch=size))
+            size = min(self.batch_of(defence), len(x) * defence.trials)
+            return self.run("denoise", size, lambda size: make(batch=size))
 
 
 class Sight:

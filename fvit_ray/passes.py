@@ -25,14 +25,14 @@ def calls(attack: Attack, defended: bool) -> tuple[int, int]:
 
 def attack_passes(attack: Attack, defence: Defence | None, images: int, batch: int) -> Counter[str]:
     """Image passes per network of one attack on `images`; through a defence in calls of `batch`
-    noise samples at most, padding included. Counted as `smoothing.through.Through` counts."""
+    noise samples, padding included. Counted as `smoothing.through.Through` counts."""
     made, back = calls(attack, defence is not None)
     found: Counter[str] = Counter()
     if attack.label == "prediction":
         found["classifier"] += images
     if defence is None:
         return found + Counter({"classifier": made * images, "classifier backward": back * images})
-    each = smoothing_passes(defence, images, attack.eot, min(batch, images * attack.eot))
+    each = smoothing_passes(defence, images, attack.eot, batch)
     for network, passes in each.items():
         found[network] += made * passes
         if attack.gradient == "exact" or network == "classifier":
@@ -46,7 +46,7 @@ def smoothing_passes(defence: Defence, images: int, trials: int, batch: int) -> 
     copies, found = padded(images * trials, batch), Counter[str]()
     if defence.denoiser in LATENT and _start(defence) is not None:
         pixel = defence.noise_space == "pixel"
-        found["encoder"] = copies if pixel else padded(images, min(batch, images))
+        found["encoder"] = copies if pixel else padded(images, batch)
         found["decoder"] = copies
     found["denoiser"] = copies * denoiser_passes(defence)
     found["classifier"] = copies
@@ -72,8 +72,9 @@ def _start(defence: Defence) -> Step | None:
 
 
 def padded(count: int, batch: int) -> int:
-    """`count` images in whole calls of `batch`."""
-    return -(-count // batch) * batch
+    """`count` images in whole calls of `batch`, or in one of their number where that is less."""
+    size = min(batch, count)
+    return -(-count // size) * size
 
 
 def certify_passes(certify: Certify, defence: Defence, batch: int) -> Counter[str]:
@@ -81,5 +82,5 @@ def certify_passes(certify: Certify, defence: Defence, batch: int) -> Counter[st
     found: Counter[str] = Counter()
     if certify.n is not None:
         for count in (certify.n0, *segments(certify.n, certify.early)):
-            found += smoothing_passes(defence, 1, count, batch)
+            found += smoothing_passes(defence, 1, -(-count // batch) * batch, batch)  # all padded
     return found

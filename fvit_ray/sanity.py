@@ -135,7 +135,7 @@ class Probe:
                 self.eps, self.attack, victim=self.networks.victim(self.model, None)
             )
             found["transfer"] = self._right(x_adv, self.eps)
-        square = self._changed(name="square", step_size=None, loss="ce", restarts=1)
+        square = self._changed(name="square", step_size=None, momentum=0.0, loss="ce", restarts=1)
         found["Square"] = self._right(self._attacked(self.eps, square), self.eps)
         return found
 

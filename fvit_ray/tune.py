@@ -100,10 +100,14 @@ def grow(measure: Measure, sizes: Iterable[int]) -> int:
     return best
 
 
-def powers(limit: int) -> list[int]:
-    """1, 2, 4, ... and `limit` itself."""
-    found = [2**i for i in range(limit.bit_length()) if 2**i < limit]
-    return [*found, limit]
+def parts(total: int, limit: int) -> list[int]:
+    """Rising sizes, up to `limit`, of calls that cut `total` images into 1, 2, 4, ... parts or so:
+    a size that does not divide them would be padded, at 160 trials a call of 128 by 60 %."""
+    calls, found = -(-total // limit), set[int]()
+    while 1 not in found:
+        found.add(-(-total // calls))
+        calls *= 2
+    return sorted(found)
 
 
 def _tuned(config: Config, device: str) -> Config:
@@ -119,7 +123,7 @@ def _tuned(config: Config, device: str) -> Config:
     if not compute.denoise_batch:
         # a call can be no fuller than a block with all its trials
         found = {
-            d.backbone: grow(partial(trial.denoise, d), powers(min(limit, block * most)))
+            d.backbone: grow(partial(trial.denoise, d), parts(block * most, limit))
             for d, most in trial.backbones.items()
         }
         sizes["denoise_batches"] = found | compute.denoise_batches
@@ -127,7 +131,7 @@ def _tuned(config: Config, device: str) -> Config:
         sizes["denoise_batch"] = min(sizes["denoise_batches"].values(), default=block)
     if not compute.explain_batch:
         most = block * max(trial.backbones.values(), default=1)
-        each = powers(min(limit, most)) if config.explainers else [block]
+        each = parts(most, limit) if config.explainers else [block]
         sizes["explain_batch"] = grow(trial.explain, each) if config.explainers else each[0]
     return config.model_copy(update={"compute": compute.model_copy(update=sizes)})
 

@@ -14,7 +14,7 @@ from fvit_ray.batch import Batch
 from fvit_ray.config import Config
 from fvit_ray.evaluate import Evaluator
 from fvit_ray.tree import build
-from fvit_ray.tune import SIZES, Trial, applied, assumed, grow, powers, resolved
+from fvit_ray.tune import SIZES, Trial, applied, assumed, grow, parts, resolved
 
 DDPM = {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 2}
 LDM = {"denoiser": "sample_ldm", "schedule": "paper", "trials": 3}
@@ -56,10 +56,16 @@ def test_it_stops_where_memory_does() -> None:
         grow(measure, [8])
 
 
-def test_powers() -> None:
-    assert powers(1) == [1]
-    assert powers(8) == [1, 2, 4, 8]
-    assert powers(10) == [1, 2, 4, 8, 10]
+def test_calls_are_hardly_padded() -> None:
+    assert parts(1, 32) == [1]
+    assert parts(8, 32) == [1, 2, 4, 8]
+    assert parts(10, 32) == [1, 2, 3, 5, 10]
+    assert parts(250, 64) == [1, 2, 4, 8, 16, 32, 63]
+    for total in range(1, 300):
+        for size in parts(total, 64):
+            calls = -(-total // size)
+            assert size <= 64
+            assert calls * size < total + calls, "an image per call at most"
 
 
 @pytest.fixture
@@ -83,8 +89,8 @@ def test_what_is_open_is_found_and_what_is_given_stays(rates: list[Any]) -> None
     found = resolved(config(**every), "cpu")
     assert {name: found[name] for name in SIZES} == {
         "micro_batch": 6,  # of 1, 2, 3, 4, 6, 12, which divide a chunk
-        "denoise_batch": 4,
-        "denoise_batches": {"sample_ddpm": 4, "sample_ldm": 8},
+        "denoise_batch": 6,  # of 1, 2, 3, 6, 12, which cut 6 x 2 trials evenly
+        "denoise_batches": {"sample_ddpm": 6, "sample_ldm": 9},
         "explain_batch": 2,
     }
     assert found["dtypes"]["attack"] == "float32"
@@ -104,7 +110,7 @@ def test_the_run_is_that_of_the_sizes_under_the_asked_for_fingerprint(rates: lis
     found = json.loads(json.dumps(resolved(asked, "cpu")))
     sized = applied(asked, found)
     assert sized.compute.micro_batch == 6
-    assert sized.compute.denoise_batches == {"sample_ddpm": 4, "sample_ldm": 8}
+    assert sized.compute.denoise_batches == {"sample_ddpm": 6, "sample_ldm": 9}
     assert not sized.compute.tuned
     assert sized.compute.compile == "off"
     chosen = config(compile="deterministic")
@@ -136,8 +142,8 @@ def test_an_evaluator_tunes_itself_and_each_backbone_has_its_calls(
         lambda name, images: (calls.append((name, images)), count(name, images)),
     )
     evaluator(Batch(tuple("abcd"), image, torch.arange(4)))
-    assert {images for name, images in calls if name == "denoiser"} == {4, 8}
-    assert {images for name, images in calls if name == "decoder"} == {8}
+    assert {images for name, images in calls if name == "denoiser"} == {4, 12}
+    assert {images for name, images in calls if name == "decoder"} == {12}
 
 
 def test_real_trials_on_this_device(monkeypatch: pytest.MonkeyPatch) -> None:

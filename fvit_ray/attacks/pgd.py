@@ -17,6 +17,7 @@ def attack(
     step_size: float,
     steps: int,
     noise: Tensor | None = None,
+    momentum: float = 0.0,
     loss: Loss = "ce",
     on_loss: OnLoss | None = None,
 ) -> Tensor:
@@ -27,16 +28,22 @@ def attack(
     x:       (B, 3, H, W) pixels in [0, 1]
     y:       (B,) labels to move away from
     noise:   (B, 3, H, W) in [-1, 1], the random start; drawn by the caller from the image's key
+    momentum: what is kept of the sum of earlier gradients, each divided by its mean magnitude
+             (MI-FGSM, Dong et al., 2018, equation 6): averages the noise of a defence over steps
     on_loss: called with the step and the losses (B,) there
     Returns x_adv (B, 3, H, W) in [0, 1] with |x_adv - x| <= eps.
     """
     low, high = ball(x, eps)
     x_adv = x if noise is None else (x + eps * noise).clamp(0, 1)
+    total = torch.zeros_like(x)
     for step in range(steps):
         x_adv = x_adv.detach().requires_grad_()
         losses = objective(model(x_adv, step), y, loss)
         (grad,) = torch.autograd.grad(losses.sum(), x_adv)  # sum: no 1/B in the gradient
         if on_loss is not None:
             on_loss(step, losses.detach())
+        if momentum:
+            size = grad.abs().mean((1, 2, 3), keepdim=True)
+            grad = total = momentum * total + grad / size.clamp_min(torch.finfo(x.dtype).tiny)
         x_adv = (x_adv + step_size * grad.sign()).clamp(low, high)
     return x_adv.detach()

@@ -79,6 +79,8 @@ def _attack(run: Run) -> str:
         parts += [counted(attack.get("steps"), "step"), start]
     if name not in ("square", "apgd"):
         parts.insert(3, f"step size {f'{size * 255:.4g}/255' if size else 'eps/5'}")
+    if attack.get("momentum"):
+        parts.insert(4, f"momentum {value(attack['momentum'])}")
     if name in ("pgd", "apgd"):
         parts.append(f"loss {value(attack.get('loss', 'ce'))}")
     if name == "apgd":

@@ -23,6 +23,9 @@ class Attack(Frozen):
     eps: Radii = Field((0.0, 4 / 255, 8 / 255), description="radii in pixel units, [0, 1]")
     steps: int = Field(10, ge=1, description="gradient steps")
     step_size: MaybeNumber = Field(None, description="pixel units; eps/5 if not given")
+    momentum: float = Field(
+        0.0, ge=0, le=1, description="of pgd: kept of earlier gradients (MI-FGSM); 0: none"
+    )
     random_start: bool = Field(True, description="start uniformly inside the ball")
     label: Literal["truth", "prediction"] = Field("truth", description="label moved away from")
     through: Threats = Field(
@@ -90,6 +93,8 @@ class Attack(Frozen):
             raise ValueError(f"restarts: {self.name} runs once; use apgd")
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts: without random_start all are the same; set restarts to 1")
+        if self.momentum and self.name != "pgd":
+            raise ValueError(f"momentum: {self.name} has none, or its own; leave it out")
         if self.sanity and self.name in ("square", "explanation"):
             raise ValueError(
                 f"sanity: checks an attack on the accuracy by its gradient; {self.name} is none"

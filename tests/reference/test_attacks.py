@@ -162,15 +162,18 @@ def test_square_follows_its_pseudo_code(queries):
         np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=1e-12)
 
 
-def test_pgd_follows_its_equation():
-    """x_{t+1} = P(x_t + a sign(grad L)), the box last."""
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_pgd_follows_its_equation(momentum):
+    """x_{t+1} = P(x_t + a sign(g_{t+1})), the box last; g_{t+1} = m g_t + grad L / |grad L|_1."""
     x, y = data()
     noise = rng.uniform(0, KEYS, "start", 1, x.shape[1:])[:, 0].double()
-    found = pgd.attack(model, x, y, eps=EPS, step_size=EPS / 5, steps=6, noise=noise)
+    options = {"eps": EPS, "step_size": EPS / 5, "steps": 6, "momentum": momentum}
+    found = pgd.attack(model, x, y, noise=noise, **options)
     for i in range(4):
-        point = (x[i] + EPS * noise[i]).clamp(0, 1)
+        point, total = (x[i] + EPS * noise[i]).clamp(0, 1), torch.zeros_like(x[i])
         for _ in range(6):
             gradient = value_and_gradient(point, int(y[i]), "ce")[1]
-            point = project(point + EPS / 5 * gradient.sign(), x[i])
+            total = momentum * total + gradient / gradient.abs().sum()
+            point = project(point + EPS / 5 * total.sign(), x[i])
         torch.testing.assert_close(found[i], point, rtol=0, atol=1e-12)
     assert float(F.cross_entropy(model(found, 0), y)) > float(F.cross_entropy(model(x, 0), y))

@@ -109,6 +109,17 @@ def test_noise_is_keyed_by_image_and_purpose(images, keys):
     assert not torch.equal(draw("a", 1, (5,)), draw("b", 1, (5,)))
 
 
+def test_with_momentum_it_is_torchattacks_mifgsm(net, images, keys):
+    """From the image itself both go the same way, to the last pixel."""
+    x, y = images
+    found = pgd.attack(
+        lambda x, step: net(x), x, y, eps=EPS, step_size=EPS / 5, steps=5, momentum=1.0
+    )
+    theirs = torchattacks.MIFGSM(net, EPS, EPS / 5, 5, decay=1.0)(x, y)
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-12)
+    assert float((net(found).argmax(1) == y).double().mean()) < 0.7
+
+
 def test_eot_pgd_is_as_strong_as_torchattacks(net, images, keys):
     """On a classifier that adds noise; judged by the same fresh noise of another seed."""
     x, y = images
