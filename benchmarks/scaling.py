@@ -76,7 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=10, help="chunks per simulated GPU, or bare process")
     add("--turns", type=int, default=3, help="of overhead: bare and through Ray")
     add("--samples", type=int, default=1_000_000, help="of the flood")
-    add("--images", type=int, default=100, help="of the sample, for real and overhead")
+    add("--images", type=int, default=400, help="of the sample, for real")
     add("--name", default="scaling")
     add("--out", type=Path, default=record.RESULTS, help="folder of the results")
     return parser.parse_args(argv)
@@ -155,7 +155,7 @@ def real(args: argparse.Namespace, folder: Path) -> list[record.Row]:
 
 def real_config() -> Config:
     defences = [{"denoiser": "none"}, {"denoiser": "sample_ddpm", "sigma": 0.25, "trials": 4}]
-    compute = {"micro_batch": 5, "chunk": 5, "denoise_batch": 20, "explain_batch": 5}
+    compute = {"micro_batch": 5, "chunk": 25, "denoise_batch": 20, "explain_batch": 5}
     attack = {"eps": [0, "8/255"], "steps": 5}
     tree = {"models": ["sample_vit"], "defences": defences, "attack": attack, "examples": 0}
     return build({**tree, "explainers": ["rollout"], "compute": compute})

@@ -227,7 +227,8 @@ def stream(
         batch_size=1,
         batch_format="pyarrow",
         # a second chunk waits at a GPU, so that it never idles; on CPUs, where a chunk takes many
-        # seconds, one actor would hold two chunks while another has none
+        # seconds and 0.15 s pass until the next comes, one actor would hold two while another has
+        # none
         compute=ActorPoolStrategy(
             min_size=pool.actors,
             max_size=pool.max_actors,
