@@ -48,7 +48,7 @@ class Networks:
         # calls of these many images are compiled
         self.sizes = {compute.micro_batch, compute.denoise_batch, *compute.denoise_batches.values()}
         for d in config.defences:  # no call is larger than what a block puts into it
-            self.sizes.add(min(self.batch_of(d), compute.micro_batch * d.trials))
+            self.sizes.add(self.call_of(d, compute.micro_batch))
         self._copies: dict[tuple[str, torch.dtype], Classifier] = {}
         self._fused: dict[tuple[str, Component], Callable[..., Tensor]] = {}
         self.models = {name: self._load(name, "classifier") for name in config.models}
@@ -111,6 +111,10 @@ class Networks:
     def batch_of(self, defence: Defence) -> int:
         """Trials per call of a defence's denoiser, and of the classifier behind it."""
         return batch_of(self.config, defence)
+
+    def call_of(self, defence: Defence, images: int) -> int:
+        """Trials per call where there are no more than those of so many images."""
+        return min(self.batch_of(defence), images * defence.trials)
 
     def part(self, x: Tensor, at: int) -> Tensor:
         """micro_batch rows of x (n, ...) from `at` on, padded with zeros, on the device."""
@@ -232,7 +236,7 @@ class Networks:
                 noise_space=defence.noise_space,
                 on_call=self.meter.count,
             )
-            size = min(self.batch_of(defence), len(x) * defence.trials)
+            size = self.call_of(defence, len(x))
             return self.run("denoise", size, lambda size: make(batch=size))
 
 

@@ -131,8 +131,9 @@ def _tuned(config: Config, device: str) -> Config:
         sizes["denoise_batch"] = min(sizes["denoise_batches"].values(), default=block)
     if not compute.explain_batch:
         most = block * max(trial.backbones.values(), default=1)
-        each = parts(most, limit) if config.explainers else [block]
-        sizes["explain_batch"] = grow(trial.explain, each) if config.explainers else each[0]
+        sizes["explain_batch"] = block
+        if config.explainers:
+            sizes["explain_batch"] = grow(trial.explain, parts(most, limit))
     return config.model_copy(update={"compute": compute.model_copy(update=sizes)})
 
 

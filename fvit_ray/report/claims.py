@@ -16,7 +16,7 @@ from fvit_ray.report.queries import score_gap
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Line, Run, Section, beside
 from fvit_ray.report.scores import CONTROLS, METRICS, number
-from fvit_ray.report.text import points, radius
+from fvit_ray.report.text import counted, points, radius
 from fvit_ray.report.verdict import (
     ABOVE,
     AGAINST,
@@ -110,8 +110,8 @@ def _verdict(runs: Sequence[Run], claim: Claim) -> Verdict | None:
     lines = [line for line, _ in rivals]
     models = len({line["model"] for line in lines})
     sentence = (
-        f"At {radius(eps)}, n = {numbers(tests)}, {claim.said}: {tally(tests)}, over {models} "
-        f"model{'s' * (models > 1)}."
+        f"At {radius(eps)}, n = {numbers(tests)}, {claim.said}: {tally(tests)}, over "
+        f"{counted(models, 'model')}."
     )
     against = [x for x, test in zip(lines, tests, strict=True) if test.counts == AGAINST]
     if against:

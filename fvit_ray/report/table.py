@@ -19,7 +19,7 @@ from fvit_ray.report.headline import RANDOM, sentences
 from fvit_ray.report.protocol import protocol
 from fvit_ray.report.render import render
 from fvit_ray.report.run import Run, Section
-from fvit_ray.report.text import MISSING, bounds, count, known, percent, points, radius
+from fvit_ray.report.text import MISSING, bounds, count, counted, known, percent, points, radius
 
 _NONE: Mapping[str, str] = {}
 _NAMES = ("model", "defence", "aggregation")
@@ -140,7 +140,7 @@ def _counts(run: Run) -> str:
     least, most = (pick(line["n"] for line in run.lines) for pick in (min, max))
     n = count(most) if least == most else f"{count(least)} to {count(most)}"
     errors = max(line["errors"] or 0 for line in run.lines)
-    bad = f"{count(errors)} {'sample' if errors == 1 else 'samples'} could not be evaluated"
+    bad = f"{counted(errors, 'sample')} could not be evaluated"
     text = f"n = {n} images per cell; {bad if errors else 'no errors'}."
     if run.document["status"] != "complete":
         text += f" The run is not complete (status: {run.document['status'] or 'unknown'})."

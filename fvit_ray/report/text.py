@@ -50,9 +50,9 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}" if number is not None and known(number) else MISSING
 
 
-def counted(number: Any, noun: str) -> str:
-    """1, "noise sample" -> "1 noise sample"; 2 -> "2 noise samples"."""
-    return f"{value(number)} {noun}{'' if number == 1 else 's'}"
+def counted(number: float | None, noun: str) -> str:
+    """1, "noise sample" -> "1 noise sample"; 12000 -> "12,000 noise samples"."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def ms(seconds: float | None) -> str:

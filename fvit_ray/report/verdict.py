@@ -8,6 +8,8 @@ from typing import Any
 
 from scipy.stats import norm, t
 
+from fvit_ray.report.text import counted
+
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 FOR, AGAINST, OPEN = "for", "against", "open"
 FEW = 10  # images below which an interval by bootstrap covers far less than it says
@@ -103,8 +105,8 @@ def tally(tests: Sequence[Test]) -> str:
     good, bad = (sum(test.counts == which for test in tests) for which in (FOR, AGAINST))
     left = f" ({contradictions(tests)} after Bonferroni's correction)" * (bad > 0)
     return (
-        f"so in {good} of {len(tests)} paired comparison{'s' * (len(tests) != 1)}, the other way "
-        f"round in {bad}{left}, not told apart in {len(tests) - good - bad}"
+        f"so in {good} of {counted(len(tests), 'paired comparison')}, the other way round in "
+        f"{bad}{left}, not told apart in {len(tests) - good - bad}"
     )
 
 

@@ -46,8 +46,7 @@ class Through:
     keys:       (B,) of the images it will be called with, in that order
     purpose:    of the noise, `attack_purpose(eps)`; a call at step s draws from `purpose`/call<s>
     samples:    noise samples per image and step (eot)
-    batch:      trials per network call, the last one padded; no more than a step has, for nothing
-                is compiled here and padding would be computed forward and back
+    batch:      trials per network call at most, the last one padded; see `size`
     gradient:   exact: through everything. bpda: forward exact, backward as if resize, noise,
                 denoiser and clamps were the identity (Athalye et al., 2018); any denoiser and any
                 chain can be attacked so, at the price of a classifier's gradient
@@ -77,7 +76,6 @@ class Through:
             raise GradientError(
                 f"eot: {self.samples} noise samples give no gradient; use 1 or more"
             )
-        object.__setattr__(self, "batch", min(self.batch, len(self.keys) * self.samples))
         if self.purpose == "dds" or self.purpose.startswith("dds/"):
             raise GradientError(
                 f"purpose: {self.purpose!r} is the evaluation's noise, which no attack may know"
@@ -92,6 +90,12 @@ class Through:
                 "needs checkpoint; set it, or use bpda"
             )
 
+    @property
+    def size(self) -> int:
+        """Trials per call: no more than a step has, for nothing is compiled here and padding would
+        be computed forward and back."""
+        return min(self.batch, len(self.keys) * self.samples)
+
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Log of the mean probability (B, C) of images (B, 3, H, W), at least float32."""
         logits = self.logits(x, step)
@@ -105,13 +109,13 @@ class Through:
         count = self._counter(wants)
 
         def call(part: Tensor) -> Tensor:
-            count("classifier", self.batch)
-            images = pad(part, self.batch)
+            count("classifier", self.size)
+            images = pad(part, self.size)
             run = partial(_saving, self.classify) if self.checkpoint else self.classify
             return cast(Tensor, run(images))[: len(part)]
 
         flat = trials.flatten(0, 1)
-        logits = torch.cat([call(part) for part in flat.split(self.batch)])
+        logits = torch.cat([call(part) for part in flat.split(self.size)])
         return logits.view(*trials.shape[:2], -1)
 
     def _exact(self, x: Tensor, step: int, wants: bool) -> Tensor:
@@ -133,7 +137,7 @@ class Through:
             trials=self.samples,
             seed=self.seed,
             purpose=f"{self.purpose}/call{step}",
-            batch=self.batch,
+            batch=self.size,
             denoise=self.denoise,
             smooth=self.smooth,
             noise_space=self.noise_space,
